@@ -1,0 +1,1 @@
+"""firsthand: build a large language model with your own hands."""
