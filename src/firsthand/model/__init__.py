@@ -1,0 +1,1 @@
+"""The architecture: config, sizes, layers, attention, cache, and the GPT they make."""

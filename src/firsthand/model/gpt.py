@@ -1,0 +1,131 @@
+"""The whole model: tokens in, a score for every possible next token out.
+
+B batch, T new positions, S positions attended to, C width, V vocabulary, L layers.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from firsthand.errors import ModelError
+from firsthand.model.attention import Attend, Attention, Pass, attend, visible
+from firsthand.model.cache import Cache
+from firsthand.model.config import ModelConfig
+from firsthand.model.layers import mlp, norm, rotary
+
+
+class Block(nn.Module):
+    """Look back at other tokens, then think alone; each adds to the stream and may be skipped by the gradient."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.attention_norm = norm(config)
+        self.attention = Attention(config, layer)
+        self.mlp_norm = norm(config)
+        self.mlp = mlp(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, this: Pass) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), this))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer: GPT-2, Llama, Qwen, or our own fast variant, by its config.
+
+    `model.attend` is how attention is computed (`attend_explicit` or `attend_fused` to force one);
+    `model.checkpointing = True` keeps one tensor a block for the backward pass and computes the rest again.
+    """
+
+    attend: Attend
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.d_model)
+        learned = config.rope_theta is None
+        self.positions = nn.Embedding(config.context_length, config.d_model) if learned else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.norm = norm(config)
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.attend = attend
+        self.checkpointing = False
+        self.tie()
+        self.initialise(seed=0)
+
+    def tie(self) -> None:
+        """Let head and embedding be one parameter, if the config says so; again after weights were replaced."""
+        if self.config.tied:
+            self.head.weight = self.embed.weight
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """Fresh weights, the same for the same seed.
+
+        As GPT-2: normal with deviation 0.02, biases 0, and what writes into the stream divided by sqrt(2 L),
+        so that the stream's variance does not grow with depth (Radford et al. 2019, section 2.3).
+        """
+        generator = torch.Generator().manual_seed(seed)
+        into_stream = (2 * self.config.n_layer) ** -0.5
+        for name, parameter in self.named_parameters():
+            if name.endswith("norm.weight"):
+                parameter.fill_(1.0)
+            elif name.endswith("bias"):
+                parameter.zero_()
+            else:
+                scale = into_stream if name.endswith(("attention.o.weight", "mlp.down.weight")) else 1.0
+                parameter.copy_(torch.empty(parameter.shape).normal_(0.0, 0.02 * scale, generator=generator))
+
+    def forward(self, ids: Tensor, cache: Cache | None = None, lengths: Tensor | None = None) -> Tensor:
+        """Scores of every possible next token: (B, T) -> (B, T, V)."""
+        return self.head(self.hidden(ids, cache, lengths))
+
+    def hidden(self, ids: Tensor, cache: Cache | None = None, lengths: Tensor | None = None) -> Tensor:
+        """What the head reads, after the last norm: (B, T) -> (B, T, C).
+
+        With a cache, `ids` continue what it holds, and it is advanced. Rows are padded on the right; `lengths` (B,)
+        counts the ids that are real, for the cache alone: causality already hides everything on the right.
+        """
+        positions, S = self._positions(ids, cache)
+        x = self.dropout(self._embed(ids, positions))
+        this = Pass(self._rotary(positions), visible(positions, S, self.config.window), cache, self.attend)
+        for block in self.blocks:
+            again = self.checkpointing and self.training and cache is None
+            x = checkpoint(block, x, this, use_reentrant=False) if again else block(x, this)
+        if cache is not None:
+            cache.advance(ids.shape[1] if lengths is None else lengths)
+        return self.norm(x)
+
+    def _positions(self, ids: Tensor, cache: Cache | None) -> tuple[Tensor, int]:
+        """Where the new tokens stand, and how many can then be seen: (T,) when all rows agree, else (B, T); and S."""
+        T = ids.shape[1]
+        starts = torch.zeros(1, dtype=torch.long) if cache is None else cache.lengths
+        room = self.config.context_length if cache is None else cache.capacity
+        S = int(starts.max()) + T
+        if room < S:
+            held = f" after {S - T} cached ones" if S > T else ""
+            raise ModelError(f"{T} tokens{held} exceed the {room} positions; shorten by {S - room}", code=2)
+        steps = torch.arange(T, device=ids.device)
+        if (starts == starts[0]).all():
+            return steps + int(starts[0]), S
+        return steps + starts.to(ids.device)[:, None], S
+
+    def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """A vector for every token, and in GPT-2 one for its position: (B, T) -> (B, T, C)."""
+        try:
+            x = self.embed(ids)
+        except IndexError:
+            raise ModelError(
+                f"token id {int(ids.max())} (smallest {int(ids.min())}) is not in the model's vocabulary of "
+                f"{self.config.vocab_size}; use the tokenizer saved beside the model",
+                code=1,
+            ) from None
+        return x if self.positions is None else x + self.positions(positions)
+
+    def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+        config = self.config
+        if config.rope_theta is None:
+            return None
+        return rotary(positions, config.d_head, config.rope_theta, config.rope_scaling)
