@@ -60,7 +60,8 @@ class ModelConfig:
     dropout: float = 0.0
 
     def __post_init__(self):
-        problems = [*_out_of_range(self), *_misfits(self)]
+        beyond = _out_of_range(self)
+        problems = [*beyond.values(), *_misfits(self, frozenset(beyond))]
         if problems:
             raise ModelError("; ".join(problems), code=31 if "does not divide" in problems[0] else 34)
         derived = {
@@ -91,22 +92,23 @@ class ModelConfig:
         return cls(vocab_size=vocab_size, context_length=context_length, **shape, **FAST)
 
 
-def _out_of_range(config: ModelConfig) -> list[str]:
+def _out_of_range(config: ModelConfig) -> dict[str, str]:
+    """Field -> what is wrong with its value alone."""
     given = {name: getattr(config, name) for name in LIMITS}
-    return [
-        f"{name} {given[name]} is out of range; use {low:,} to {high:,}"
+    return {
+        name: f"{name} {given[name]} is out of range; use {low:,} to {high:,}"
         for name, (low, high) in LIMITS.items()
         if given[name] is not None and not low <= given[name] <= high  # NaN is in no range
-    ]
+    }
 
 
-def _misfits(config: ModelConfig) -> list[str]:
-    """What is wrong between fields; a field that is itself out of range is not looked at again."""
+def _misfits(config: ModelConfig, beyond: frozenset[str]) -> list[str]:
+    """What is wrong between fields, each of which is in its range."""
     problems = []
     n_head, d_model, n_kv_head = config.n_head, config.d_model, config.n_kv_head
-    if min(n_head, d_model) > 0 and not config.d_head and d_model % n_head:
+    if beyond.isdisjoint({"n_head", "d_model"}) and not config.d_head and d_model % n_head:
         problems.append(f"n_head {n_head} does not divide d_model {d_model}; try n_head = {near(d_model, n_head)}")
-    if min(n_head, n_kv_head) > 0 and n_head % n_kv_head:
+    if beyond.isdisjoint({"n_head", "n_kv_head"}) and n_kv_head and n_head % n_kv_head:
         problems.append(f"n_kv_head {n_kv_head} does not divide n_head {n_head}; try {near(n_head, n_kv_head)}")
     d_head = config.d_head or d_model // max(n_head, 1)
     if config.rope_theta is not None and d_head % 2:

@@ -113,10 +113,11 @@ def rotary(positions: Tensor, d_head: int, theta: float, scaling: RopeScaling | 
 
 def _stretched(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
     """Llama 3's rule: how often did a pair turn in the original context? Often: keep it. Hardly: slow it down."""
-    turns = scaling.original_context_length * frequencies / (2 * math.pi)
+    wavelengths = 2 * math.pi / frequencies  # the order of operations is Llama's, so that the tables agree to the bit
+    turns = scaling.original_context_length / wavelengths
     span = scaling.high_freq_factor - scaling.low_freq_factor
     keep = ((turns - scaling.low_freq_factor) / span).clamp(0, 1)
-    return keep * frequencies + (1 - keep) * frequencies / scaling.factor
+    return (1 - keep) * frequencies / scaling.factor + keep * frequencies
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
