@@ -1,0 +1,85 @@
+"""Reading what may come from a stranger: no link is followed, no pipe waited for, no size believed."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from firsthand.errors import CheckpointError
+from firsthand.files.words import amount, shown
+
+JSON_BYTES = 4 << 20  # a larger JSON file is not one of ours
+
+
+def safe_join(root: Path | str, name: str) -> Path:
+    """The file that a stranger's `name` means inside `root`; it must lie there, and be a plain file if it exists."""
+    parts = name.split("/")
+    plain = name.isprintable() and "\\" not in name and ":" not in name and not {"", ".", ".."} & set(parts)
+    if plain:
+        root = Path(os.path.realpath(root))
+        path = Path(os.path.realpath(root / name))  # follows links, so that one leading outside is seen
+        with suppress(OSError):  # not there yet, which is allowed
+            plain = stat.S_ISREG(path.lstat().st_mode)
+        if plain and path.is_relative_to(root):
+            return path
+    raise CheckpointError(
+        f"{shown(root)}: {name[:60]!a} is not the name of a plain file inside this folder. "
+        f"Names are relative, without '..', '\\', ':' or links that lead outside"
+    )
+
+
+@contextmanager
+def open_regular(path: Path | str) -> Iterator[io.BufferedReader]:
+    """Open a plain file for reading: a link is refused, and a pipe cannot make us wait."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise CheckpointError(f"{shown(path)}: not a plain file")
+            yield file
+    except OSError as error:
+        link = error.errno == errno.ELOOP
+        why = "a link, which is not followed" if link else (error.strerror or str(error)).lower()
+        raise CheckpointError(f"{shown(path)}: {why}") from error
+
+
+def read_file(path: Path | str, limit: int | None = JSON_BYTES) -> bytes:
+    """The bytes of a plain file, refused when there are more than `limit`."""
+    with open_regular(path) as file:
+        data = file.read() if limit is None else file.read(limit + 1)
+    if limit is not None and len(data) > limit:
+        raise CheckpointError(f"{shown(path)}: larger than {amount(limit)}, which is the most allowed here")
+    return data
+
+
+def parse_json(data: bytes, name: str) -> dict:
+    """A JSON object from strict JSON: UTF-8, no key twice, no NaN, no infinity, no bottomless nesting."""
+
+    def unique(pairs: list[tuple[str, object]]) -> dict:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key stands twice")
+        return dict(pairs)
+
+    def finite(text: str) -> float:
+        if not abs(float(text)) < float("inf"):
+            raise ValueError(f"{text[:20]} is not a finite number")
+        return float(text)
+
+    try:
+        value = json.loads(data.decode(), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise CheckpointError(f"{name}: not valid JSON ({str(error)[:80]})") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{name}: must hold a JSON object, holds {type(value).__name__}")
+    return value
+
+
+def sha256(path: Path | str) -> str:
+    """The SHA-256 of a plain file, as 64 hexadecimal digits."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,17 @@
+"""Sizes and paths as a message shows them."""
+
+from pathlib import Path
+
+
+def amount(count: int) -> str:
+    """A number of bytes in words: 812 -> '812 bytes', 1_900_000_000 -> '1.9 GB'."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count} bytes"
+
+
+def shown(path: Path | str) -> str:
+    """A path as a message shows it: at most 80 characters, control characters escaped, the end kept."""
+    text = str(path) if str(path).isprintable() else ascii(str(path))[1:-1]
+    return text if len(text) <= 80 else "..." + text[-77:]
