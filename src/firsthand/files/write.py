@@ -94,11 +94,11 @@ def _bytes_under(path: Path) -> int:
 def refusal(error: OSError, target: Path, written: int) -> CheckpointError:
     """An error of the system, as one line: what could not be saved, why, what stands, what to do."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    mend = "free some space" if full else "mend the disk or its permissions, or choose another folder"
+    mend = "free some space" if full else "mend the disk or its permissions, or choose another folder,"
     why = (error.strerror or str(error)).lower()
     return CheckpointError(
         f"could not save {shown(target)}: {why} ({amount(written)} written, now removed). "
-        f"What was saved before is intact: {mend}, then run the same command again",
+        f"What was saved before is intact; {mend} and run it again",
         code=12 if full else None,
     )
 
@@ -149,16 +149,16 @@ def cut_lines(path: Path | str, keep: Callable[[dict], bool]) -> int:
     """
     if not Path(path).exists():
         return 0
-    before, after, unreadable = read_file(path, limit=None), b"", 0
+    before, after, unreadable = read_file(path, limit=None), [], 0
     for line in before.splitlines():
         try:
             record = parse_json(line, "a line")
         except CheckpointError:
             unreadable += 1
         else:
-            after += line + b"\n" if keep(record) else b""
-    if after != before:
-        write_file(path, after)
+            after += [line + b"\n"] if keep(record) else []
+    if b"".join(after) != before:
+        write_file(path, b"".join(after))
     return unreadable
 
 

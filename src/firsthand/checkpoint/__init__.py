@@ -1,0 +1,1 @@
+"""Saved models: a directory that says everything, and the tensors inside it."""

@@ -1,0 +1,196 @@
+"""A model on disk, with all that is needed to use it, and to go on training it.
+
+    step-000120/
+      model.safetensors    the weights; a tied head is stored once
+      config.json          the shape: the fields of ModelConfig
+      tokenizer.json       the tokenizer, which other programs can read too
+      firsthand.json       where it comes from: versions, tokenizer fingerprint, data, parent, settings
+      optim.safetensors    only of a checkpoint: what the optimiser remembers
+      state.json           only of a checkpoint: step, position in the data, random states
+      MANIFEST.json        bytes and SHA-256 of all the above
+
+Loading checks every byte, then builds the model without memory, compares names and shapes, and only then maps the
+weights in. Nothing in a checkpoint is code.
+"""
+
+import json
+import platform
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from firsthand import __version__, files
+from firsthand.checkpoint import tensors as stored
+from firsthand.errors import CheckpointError, ModelError, nearest
+from firsthand.model.config import ModelConfig
+from firsthand.model.gpt import GPT
+from firsthand.tokenizer.bpe import Tokenizer
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model, the tokenizer it was trained with, what is known of its origin, and where it lies."""
+
+    model: GPT
+    tokenizer: Any
+    about: dict
+    path: Path
+
+
+def save(
+    directory: Path | str,
+    model: GPT,
+    tokenizer: Any,
+    about: dict,
+    optim: dict[str, Tensor] | None = None,
+    state: dict | None = None,
+) -> Path:
+    """Publish a model as a directory; `optim` and `state`, given together, make it one to go on training from."""
+    _same_vocabulary(directory, tokenizer.vocab_size, model.config.vocab_size)
+    model_bytes, write_model = stored.stream(weights(model))
+    expected = model_bytes
+    content: dict[str, files.Content] = {
+        "model.safetensors": write_model,
+        "config.json": _json(asdict(model.config)),
+        "tokenizer.json": _tokenizer_json(tokenizer),
+        "firsthand.json": _json({**_origin(tokenizer), **about}),
+    }
+    assert (optim is None) == (state is None), "a checkpoint to go on from needs both"
+    if optim is not None and state is not None:
+        optim_bytes, content["optim.safetensors"] = stored.stream(optim)
+        content["state.json"] = _json(state)
+        expected += optim_bytes
+    return files.publish(directory, content, expected=expected)
+
+
+def load(directory: Path | str, device: str = "cpu") -> Bundle:
+    """The model of a directory, after every byte agreed with the manifest, and every name and shape with the config."""
+    directory = Path(directory)
+    _refuse_other_things(directory)
+    if (directory / "model.safetensors").exists():
+        stored.header(directory / "model.safetensors")  # a cut-off download deserves a better message than a wrong hash
+    manifest = files.verify(directory)
+    _require(directory, manifest, "model.safetensors", "config.json", "tokenizer.json", "firsthand.json")
+    about = _read_json(directory / "firsthand.json")
+    tokenizer = Tokenizer.load(directory / "tokenizer.json")
+    config = _config(directory / "config.json")
+    _same_vocabulary(directory, tokenizer.vocab_size, config.vocab_size)
+    return Bundle(_model(directory / "model.safetensors", config, device), tokenizer, about, directory)
+
+
+def load_training(directory: Path | str) -> tuple[dict[str, Tensor], dict]:
+    """What a checkpoint remembers beside the weights: the optimiser's tensors, and the state of the run."""
+    directory = Path(directory)
+    _require(directory, files.verify(directory), "optim.safetensors", "state.json")
+    return stored.read(directory / "optim.safetensors"), _read_json(directory / "state.json")
+
+
+def weights(model: GPT) -> dict[str, Tensor]:
+    """The tensors of a model by name, each once: a tied head goes by its first name, `embed.weight`."""
+    named = model.state_dict(keep_vars=True)
+    first = {id(tensor): name for name, tensor in reversed(named.items())}
+    return {name: tensor.detach() for name, tensor in named.items() if first[id(tensor)] == name}
+
+
+def _model(path: Path, config: ModelConfig, device: str) -> GPT:
+    """The model of a config with the weights of a file."""
+    found = stored.header(path)
+    if config.n_layer > len(found):  # building a thousand layers to learn that the file has ten would cost seconds
+        raise _misfit(path, f"config.json says n_layer {config.n_layer}, the file has {len(found)} tensors")
+    with torch.device("meta"):
+        model = GPT(config)
+    expected = {name: list(tensor.shape) for name, tensor in weights(model).items()}
+    shapes = {name: entry["shape"] for name, entry in found.items()}
+    for name in expected.keys() - shapes.keys():
+        raise _misfit(path, f"tensor {name!r} is missing.{nearest(name, shapes.keys() - expected.keys())}")
+    for name in shapes.keys() - expected.keys():
+        raise _misfit(path, f"tensor {name[:60]!a} belongs to no part of this model.{nearest(name, expected)}")
+    for name, shape in expected.items():
+        if shapes[name] != shape:
+            raise _misfit(path, f"tensor {name!r} is {shapes[name]}, config.json asks for {shape}")
+    model.load_state_dict(stored.read(path, device), strict=False, assign=True)
+    model.tie()
+    return model.requires_grad_().eval()
+
+
+def _misfit(path: Path, what: str) -> ModelError:
+    return ModelError(f"{files.shown(path)} does not fit its config.json: {what}")
+
+
+def _config(path: Path) -> ModelConfig:
+    """The shape of the model, from a file that may be anybody's."""
+    fields = _read_json(path)
+    if "architectures" in fields or "model_type" in fields:
+        given = str(fields.get("architectures") or fields.get("model_type"))[:60]
+        raise CheckpointError(
+            f"{files.shown(path)} says architecture {given!a}; only directories that firsthand wrote are read here",
+            code=18,
+        )
+    try:
+        return TypeAdapter(ModelConfig).validate_python(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part)[:40] for part in first["loc"])
+        hint = nearest(key, ModelConfig.__dataclass_fields__)
+        raise CheckpointError(f"{files.shown(path)}: {key!a}: {first['msg'][:100]}.{hint}", code=33) from error
+
+
+def _same_vocabulary(directory: Path | str, tokens: int, rows: int) -> None:
+    """Every id the tokenizer gives must have a row, and every row a token: otherwise they belong to two models."""
+    if tokens != rows:
+        raise ModelError(
+            f"tokenizer has {tokens:,} tokens but the model of {files.shown(directory)} has {rows:,} embedding rows "
+            f"(tokenizer.json, config.json:vocab_size). Use the tokenizer the model was trained with",
+            code=1,
+        )
+
+
+def _refuse_other_things(directory: Path) -> None:
+    """A file, or a folder that is no bundle, gets the message that helps most."""
+    if directory.is_file():
+        with files.open_regular(directory) as file:
+            stored.refuse_foreign(directory, file.read(8), directory.stat().st_size)
+        raise CheckpointError(f"{files.shown(directory)} is a file; give the directory it lies in")
+    if (directory / files.MANIFEST).exists():
+        return
+    if inside := files.checkpoints(directory):
+        raise CheckpointError(f"{files.shown(directory)} is a run. Give a checkpoint of it: {files.shown(inside[-1])}")
+    for path in sorted(directory.glob("*")):
+        stored.refuse_foreign(path, b"", 0)
+    files.verify(directory)  # which says that there is no manifest
+
+
+def _require(directory: Path, manifest: dict, *names: str) -> None:
+    """Use only what the manifest vouches for."""
+    missing = [name for name in names if name not in manifest["files"]]
+    if missing:
+        held = ", ".join(manifest["files"])[:60]
+        raise CheckpointError(f"{files.shown(directory)} has no {' and no '.join(missing)}; it holds {held}")
+
+
+def _origin(tokenizer: Any) -> dict:
+    """What made this checkpoint: enough to explain it later, and nothing about the person who made it."""
+    return {
+        "made_with": {"firsthand": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.fingerprint},
+    }
+
+
+def _tokenizer_json(tokenizer: Any) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.json"
+        tokenizer.save(path)
+        return path.read_bytes()
+
+
+def _json(value: dict) -> bytes:
+    return json.dumps(value, indent=1, allow_nan=False).encode() + b"\n"
+
+
+def _read_json(path: Path) -> dict:
+    return files.parse_json(files.read_file(path), files.shown(path))
