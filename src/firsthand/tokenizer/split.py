@@ -1,17 +1,22 @@
-"""Text -> pieces: where the regular expression of GPT-2, GPT-4, Llama 3 or Qwen 2 would cut it, by a compiled scanner.
+"""Text -> pieces: where the regular expression of GPT-2, GPT-4, Llama 3 or Qwen 2 would cut it, compiled.
 
 A merge never crosses the border of a piece, so the pattern decides what can ever become one token: a word with the
-space before it, a few digits, a run of signs. Each scanner below is its regular expression, read alternative by
-alternative, on UTF-8 bytes; it looks at every byte a bounded number of times, whatever the text.
+space before it, a few digits, a run of signs. First the kind of every byte is written down (a letter of three bytes is
+three times LETTER); after that no scanner needs to know UTF-8, and a run of one kind is found eight bytes at a time.
+GPT-2's cuts follow from each byte's neighbours, so they are marked for the whole text at once, without a branch.
 
-    from firsthand.tokenizer.split import CLASSES, PATTERN_CODES, next_piece, padded      # inside njit code
-    end = next_piece(data, start, stop, CLASSES, PATTERN_CODES["gpt2"])                  # data = padded(text.encode())
+    inside compiled code, for pieces of data = np.frombuffer(text.encode(), np.uint8):
+    kinds, marks = np.empty(len(data) + PADDING, np.uint8), np.empty(len(data) + PADDING, np.uint8)
+    look(data, CLASSES, pattern, kinds, marks)                      # pattern = PATTERN_CODES["gpt2"]
+    end = next_piece(data, kinds, marks, at, pattern)               # from at = np.int64(0) until at == len(data)
+
+Numbers that start a loop are written np.int64(0): a bare 0 has a type of its own, and all below would compile twice.
 """
 
 import numpy as np
-from numba import njit
 
 from firsthand.errors import TokenizerError, nearest
+from firsthand.tokenizer.compiled import ONES, compiled, inlined, load64, trailing_zeros
 from firsthand.tokenizer.unicode import LETTERS, NUMBERS, WHITESPACE
 
 # What tokenizer.json carries. cl100k is tiktoken's: a run of white space at the very end stays whole, newlines and all.
@@ -35,10 +40,13 @@ SPELLINGS = {text: name for name, text in PATTERNS.items()} | {
 }
 PATTERN_CODES = {name: code for code, name in enumerate(PATTERNS)}
 GPT2, CL100K, LLAMA3, QWEN2 = range(4)
+APOSTROPHE, BLANK = np.uint8(0x27), np.uint8(0x20)
+D, E, L, M, R, S, T, V = (np.uint8(letter) for letter in b"delmrstv")
+UNMARKED = np.uint8(0)
 
-# Kinds of code points, ordered so that `kind >= SPACE` is the regular expression's \s.
-OTHER, LETTER, NUMBER, SPACE, NEWLINE = range(5)
-PADDING = 16  # zero bytes behind the text, so that a word of 16 bytes can be loaded wherever it starts
+# Kinds of code points, ordered so that `kind >= SPACE` is the regular expression's \s. END stands behind the text.
+OTHER, LETTER, NUMBER, SPACE, NEWLINE, END = (np.uint8(kind) for kind in range(6))
+PADDING = 16  # bytes behind the kinds and marks of a text, so that eight can be loaded wherever one starts
 
 
 def classes() -> np.ndarray:
@@ -59,150 +67,184 @@ def classes() -> np.ndarray:
 CLASSES = classes()
 
 
-def padded(data: bytes) -> np.ndarray:
-    """The bytes with PADDING zeros behind them, writable and contiguous: N bytes -> (N + 16,) uint8."""
-    return np.frombuffer(bytearray(data) + bytes(PADDING), np.uint8)
-
-
-@njit(cache=True, nogil=True)
-def look(data, at, stop, classes):
-    """The kind of the code point at `at`, and its width in bytes. A byte that is no UTF-8 is OTHER, alone."""
+@inlined
+def decode(data, at, stop, classes):
+    """The kind of the code point of several bytes at `at`, and its width. A byte that is no UTF-8 is OTHER, alone."""
     lead = data[at]
-    if lead < 0x80:
-        return classes[lead], 1
     width = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
     if lead < 0xC2 or lead > 0xF4 or at + width > stop:
-        return np.uint8(OTHER), 1
+        return OTHER, 1
     code = np.int64(lead) & (0x7F >> width)
     for step in range(1, width):
         byte = data[at + step]
         if byte & 0xC0 != 0x80:
-            return np.uint8(OTHER), 1
+            return OTHER, 1
         code = (code << 6) | (byte & 0x3F)
-    if code >= 0x110000:
-        return np.uint8(OTHER), 1
-    return classes[code], width
+    return (classes[code], width) if code < 0x110000 else (OTHER, 1)
 
 
-@njit(cache=True, nogil=True)
-def run(data, at, stop, classes, kind):
-    """The end of the longest run of one kind that starts at `at`."""
+@inlined
+def classify(data, classes, kinds):
+    """Write the kind of every byte, and END behind them: (N,) uint8 -> kinds (N + 16,)."""
+    at, stop = np.int64(0), len(data)
     while at < stop:
-        here, width = look(data, at, stop, classes)
-        if here != kind:
-            break
-        at += width
-    return at
+        byte = data[np.uint64(at)]
+        if byte < 0x80:
+            kinds[np.uint64(at)] = classes[byte]
+            at += 1
+        else:
+            kind, width = decode(data, at, stop, classes)
+            for _ in range(width):
+                kinds[np.uint64(at)] = kind
+                at += 1
+    for behind in range(stop, stop + PADDING):
+        kinds[behind] = END
 
 
-@njit(cache=True, nogil=True)
-def contraction(data, start, stop, any_case):
+@inlined
+def mark(data, kinds, marks):
+    r"""Write 1 where a piece of GPT-2's pattern starts (contractions apart): (N,) and (N + 16,) -> marks (N + 16,).
+
+    A piece starts where the kind changes, except behind the one space that a word takes along; and at the last
+    character of white space before a word: `\s+(?!\S)` leaves it. White space of several bytes starts with C2 or E1-E3.
+    """
+    stop = np.uint64(len(data))
+    one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
+    marks[0] = 1
+    for at in range(one, stop):  # nothing but bytes and no branch: becomes vector instructions
+        kind, before = min(kinds[at], SPACE), min(kinds[at - one], SPACE)
+        byte = data[at]
+        last = (
+            ((byte < np.uint8(0x80)) & (kinds[at + one] < SPACE))
+            | ((byte == np.uint8(0xC2)) & (kinds[at + two] < SPACE))
+            | ((byte >= np.uint8(0xE1)) & (kinds[at + three] < SPACE))
+        )
+        changes = (kind != before) & ((data[at - one] != np.uint8(0x20)) | (kind == SPACE))
+        marks[at] = changes | ((kind == SPACE) & last)
+    for behind in range(len(data), len(data) + PADDING):
+        marks[behind] = 1
+
+
+@inlined
+def run(kinds, at, kind):
+    """The end of the run of one kind that starts at `at`."""
+    want = np.uint64(kind) * np.uint64(ONES)
+    differs = load64(kinds, at) ^ want
+    while differs == 0:
+        at += 8
+        differs = load64(kinds, at) ^ want
+    return at + (trailing_zeros(differs) >> 3)
+
+
+@inlined
+def contraction(data, start, pattern):
     """The end of 's 't 'm 'd 'll 've 're at `start`, or `start` where there is none.
 
-    `any_case` also takes capitals, and the long s of U+017F: Unicode folds it to s.
+    All but GPT-2 also take capitals, and the long s of U+017F: Unicode folds it to s.
     """
-    if data[start] != ord("'") or start + 1 >= stop:
+    if data[start] != APOSTROPHE or start + 1 >= len(data):
         return start
-    fold = 0x20 if any_case else 0
+    fold = np.uint8(0 if pattern == GPT2 else 0x20)
     first = data[start + 1] | fold
-    if first == ord("s") or first == ord("t") or first == ord("m") or first == ord("d"):
+    if first in (S, T, M, D):
         return start + 2
-    if start + 2 >= stop:
+    if start + 2 >= len(data):
         return start
     second = data[start + 2] | fold
     if (
-        (first == ord("l") and second == ord("l"))
-        or (first == ord("v") and second == ord("e"))
-        or (first == ord("r") and second == ord("e"))
-        or (any_case and data[start + 1] == 0xC5 and data[start + 2] == 0xBF)
+        (first == L and second == L)
+        or (first in (V, R) and second == E)
+        or (fold > 0 and data[start + 1] == 0xC5 and data[start + 2] == 0xBF)
     ):
         return start + 3
     return start
 
 
-@njit(cache=True, nogil=True)
-def blank(data, start, stop, classes, keeps_newlines, keeps_end):
-    r"""The end of white space: `\s+\z` if `keeps_end`, `\s*[\r\n]+` if `keeps_newlines`, `\s+(?!\S)`, `\s+`.
+@inlined
+def step_over(data, at):
+    """Where the next code point starts."""
+    at += 1
+    while at < len(data) and data[at] & 0xC0 == 0x80:
+        at += 1
+    return at
+
+
+@inlined
+def blank(data, kinds, start, pattern):
+    r"""The end of white space: `\s+\z` in cl100k, `\s*[\r\n]+`, `\s+(?!\S)`, `\s+`, whichever is first to match.
 
     All but the last character when a word follows: that one belongs to the word, or stands alone.
     """
-    at, last, newline = start, start, start
-    while at < stop:
-        kind, width = look(data, at, stop, classes)
-        if kind < SPACE:
-            break
-        last, at = at, at + width
-        if kind == NEWLINE:
-            newline = at
-    if at == stop and (keeps_end or not keeps_newlines):
-        return at
-    if keeps_newlines and newline > start:
+    at = newline = start
+    while kinds[at] == SPACE or kinds[at] == NEWLINE:
+        at = run(kinds, at, SPACE)
+        if kinds[at] == NEWLINE:
+            at = newline = run(kinds, at, NEWLINE)
+    if newline > start and not (pattern == CL100K and at == len(data)):
         return newline
-    if at == stop or last == start:
-        return at
-    return last
+    last = at - 1
+    while data[last] & 0xC0 == 0x80:
+        last -= 1
+    return at if at == len(data) or last == start else last
 
 
-@njit(cache=True, nogil=True)
-def gpt2_piece(data, start, stop, classes):
-    """The end of the piece at `start`, by GPT-2: words, numbers and signs, each with one space before it."""
-    end = contraction(data, start, stop, False)
-    if end > start:
-        return end
-    kind, width = look(data, start, stop, classes)
-    at = start + width
-    if data[start] == ord(" ") and at < stop:
-        after, width = look(data, at, stop, classes)
-        if after < SPACE:
-            kind, at = after, at + width
-    if kind >= SPACE:
-        return blank(data, start, stop, classes, False, True)
-    return run(data, at, stop, classes, kind)
+@inlined
+def gpt2_piece(data, marks, start, pattern):
+    """The end of the piece at `start`, by GPT-2: the next mark, unless a contraction comes first."""
+    if data[np.uint64(start)] == APOSTROPHE:
+        end = contraction(data, start, pattern)
+        if end > start:
+            return end
+    return run(marks, start + 1, UNMARKED)
 
 
-@njit(cache=True, nogil=True)
-def cl100k_piece(data, start, stop, classes, most_digits, keeps_end):
+@inlined
+def cl100k_piece(data, kinds, start, pattern):
     """The end of the piece at `start`, by GPT-4 and its heirs: a word may begin with any one sign or space."""
-    end = contraction(data, start, stop, True)
+    end = contraction(data, start, pattern)
     if end > start:
         return end
-    kind, width = look(data, start, stop, classes)
-    at = start + width
+    kind = kinds[start]
     if kind == LETTER:
-        return run(data, at, stop, classes, LETTER)
+        return run(kinds, start, LETTER)
     if kind == NUMBER:
-        for _ in range(most_digits - 1):
-            if at < stop:
-                after, width = look(data, at, stop, classes)
-                if after == NUMBER:
-                    at += width
-        return at
-    after = np.uint8(NEWLINE)
-    if kind != NEWLINE and at < stop:
-        after, _ = look(data, at, stop, classes)
-    if after == LETTER:
-        return run(data, at, stop, classes, LETTER)
-    if kind == OTHER or (data[start] == ord(" ") and after == OTHER):
-        at = run(data, at, stop, classes, OTHER)
-        return run(data, at, stop, classes, NEWLINE)
-    return blank(data, start, stop, classes, True, keeps_end)
+        for _ in range(1 if pattern == QWEN2 else 3):
+            if kinds[end] == NUMBER:
+                end = step_over(data, end)
+        return end
+    after = step_over(data, start)
+    if kind != NEWLINE and kinds[after] == LETTER:
+        return run(kinds, after, LETTER)
+    if kind == OTHER or (data[start] == BLANK and kinds[after] == OTHER):
+        return run(kinds, run(kinds, after, OTHER), NEWLINE)
+    return blank(data, kinds, start, pattern)
 
 
-@njit(cache=True, nogil=True)
-def next_piece(data, start, stop, classes, pattern):
-    """The end of the piece that starts at `start`: (N,) uint8 -> int, above `start`. `pattern` is a code."""
+@inlined
+def look(data, classes, pattern, kinds, marks):
+    """Prepare `next_piece`: the kinds of all bytes of a text, and GPT-2's marks."""
+    classify(data, classes, kinds)
     if pattern == GPT2:
-        return gpt2_piece(data, start, stop, classes)
-    return cl100k_piece(data, start, stop, classes, 1 if pattern == QWEN2 else 3, pattern == CL100K)
+        mark(data, kinds, marks)
 
 
-@njit(cache=True, nogil=True)
-def ends(data, stop, classes, pattern):
-    """The ends of all pieces of data[:stop]: (N,) uint8 -> (pieces,) int64."""
-    found = np.empty(stop, np.int64)
-    count, at = 0, 0
-    while at < stop:
-        at = next_piece(data, at, stop, classes, pattern)
+@inlined
+def next_piece(data, kinds, marks, start, pattern):
+    """The end of the piece that starts at `start`, after `look`. `pattern` is one of PATTERN_CODES."""
+    if pattern == GPT2:
+        return gpt2_piece(data, marks, start, pattern)
+    return cl100k_piece(data, kinds, start, pattern)
+
+
+@compiled
+def ends(data, classes, pattern):
+    """The ends of all pieces: (N,) uint8 -> (pieces,) int64."""
+    kinds, marks = np.empty(len(data) + PADDING, np.uint8), np.empty(len(data) + PADDING, np.uint8)
+    look(data, classes, pattern, kinds, marks)
+    found = np.empty(len(data), np.int64)
+    count, at = 0, np.int64(0)
+    while at < len(data):
+        at = next_piece(data, kinds, marks, at, pattern)
         found[count] = at
         count += 1
     return found[:count].copy()
@@ -220,5 +262,5 @@ def pattern_code(pattern: str) -> int:
 def split(text: str, pattern: str) -> list[str]:
     """The pieces of a text, in order; joined they are the text again. "I'm 42" -> ["I", "'m", " 42"]."""
     data = text.encode()
-    borders = ends(padded(data), len(data), CLASSES, pattern_code(pattern)).tolist()
+    borders = ends(np.frombuffer(data, np.uint8), CLASSES, pattern_code(pattern)).tolist()
     return [data[start:end].decode() for start, end in zip([0, *borders], borders, strict=False)]
