@@ -1,0 +1,1 @@
+"""A trained model at work: from scores to a choice, from choices to text."""

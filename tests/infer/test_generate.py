@@ -1,0 +1,239 @@
+"""Generation: cached equals recomputed, nothing half is shown, and a seed is a promise."""
+
+from dataclasses import replace
+from itertools import islice, product
+from pathlib import Path
+
+import pytest
+import torch
+from kit import SMALL, VARIANTS, gap
+
+from firsthand.checkpoint.bundle import Bundle
+from firsthand.errors import ConfigError, ModelError
+from firsthand.infer.generate import Conversation, UntilStop, draw_ids, explain, generate, next_scores, stream
+from firsthand.infer.sample import Sampler
+from firsthand.model.cache import GrowingCache, StaticCache
+from firsthand.model.gpt import GPT
+from firsthand.tokenizer.bpe import Tokenizer
+
+END = 258
+CONTEXT = 47
+
+
+def bytes_tokenizer(special: dict[str, int] | None = None) -> Tokenizer:
+    """Every byte, two merged tokens, and the end of text."""
+    tokens = [bytes([byte]) for byte in range(256)] + [b"th", b"the"]
+    special = {"<|endoftext|>": END} if special is None else special
+    tokens += [name.encode() for name in special]
+    return Tokenizer(tokens, [(ord("t"), ord("h")), (256, ord("e"))], "gpt2", special)
+
+
+def bundle(variant: str = "llama", seed: int = 0) -> Bundle:
+    """A tiny model with random weights, so that it writes random bytes: the hardest text to stream."""
+    model = GPT(replace(VARIANTS[variant], vocab_size=END + 1, context_length=CONTEXT)).to(torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.4, generator=generator)
+    return Bundle(model.eval(), bytes_tokenizer(), {}, Path("nowhere"))
+
+
+def forgetful(shares: dict[str, float], end: float) -> Bundle:
+    """A model that gives fixed probabilities to a few letters and to the end of text, whatever came before."""
+    config = replace(SMALL, vocab_size=END + 1, context_length=CONTEXT, tied=False)
+    model = GPT(config).to(torch.float64).eval()
+    with torch.no_grad():
+        model.norm.weight.zero_()
+        model.norm.bias.copy_(torch.eye(24)[0])  # the head reads (1, 0, 0, ...)
+        model.head.weight.fill_(-60.0)  # e^-60: never
+        for letter, share in shares.items():
+            model.head.weight[ord(letter), 0] = torch.tensor(share).log()
+        model.head.weight[END, 0] = torch.tensor(max(end, 1e-26)).log()
+    return Bundle(model, bytes_tokenizer(), {}, Path("nowhere"))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", [StaticCache, GrowingCache])
+def test_greedy_with_a_cache_is_greedy_without(variant, kind):
+    model = bundle(variant).model
+    plain, cached, cache = [5, 77, 200], [5, 77, 200], kind(model.config)
+    greedy = Sampler(0, repetition_penalty=2.0)  # the penalty keeps a random model from repeating one token for ever
+    list(islice(draw_ids(model, plain, greedy, torch.Generator()), 40))
+    list(islice(draw_ids(model, cached, greedy, torch.Generator(), cache), 40))
+    assert plain == cached
+    assert len(set(plain)) > 5
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_cached_score_is_the_recomputed_score(variant):
+    model, ids = bundle(variant).model, [5, 77, 200, 31, 9, 256, 12, 90, 3]
+    cache = StaticCache(model.config)
+    for seen, upto in [(0, 4), (4, 5), (5, 8), (8, 9)]:
+        assert gap(next_scores(model, ids[seen:upto], cache), next_scores(model, ids[:upto])) < 1e-10
+
+
+def test_the_joined_stream_is_the_decoded_ids():
+    it = bundle()
+    for seed in range(6):
+        ids = it.tokenizer.encode("the thé").tolist()
+        drawn = list(islice(draw_ids(it.model, list(ids), Sampler(1.5, 0), torch.Generator().manual_seed(seed)), 30))
+        if END in drawn:
+            drawn = drawn[: drawn.index(END)]
+        pieces = list(stream(it, "the thé", 30, temperature=1.5, top_k=0, seed=seed))
+        assert "".join(pieces) == it.tokenizer.decode(drawn)
+        assert all(pieces)
+
+
+def test_the_same_seed_gives_the_same_text():
+    first = generate(bundle(), "the", 30, temperature=1.2, seed=4)
+    assert first == generate(bundle(), "the", 30, temperature=1.2, seed=4)
+    assert first != generate(bundle(), "the", 30, temperature=1.2, seed=5)
+
+
+def test_the_end_of_text_ends_the_text_and_is_not_shown():
+    lengths = []
+    for seed in range(30):
+        text = generate(forgetful({"a": 0.5, "b": 0.4}, end=0.1), "x", 46, temperature=1, top_k=0, seed=seed)
+        assert set(text) <= {"a", "b"}
+        lengths.append(len(text))
+    assert len(set(lengths)) > 5
+    assert 5 < sum(lengths) / 30 < 13  # 9 on average: (1 - 0.1) / 0.1; the deviation of the mean of 30 is 1.7
+    assert generate(forgetful({"a": 0.1}, end=0.9), "x", 46, temperature=0) == ""
+
+
+def test_max_tokens_is_the_number_of_tokens():
+    for count in (0, 1, 7):
+        assert len(generate(forgetful({"a": 1.0}, end=0), "x", count)) == count
+
+
+def test_a_stop_text_ends_the_text_and_no_part_of_it_is_shown():
+    it = bundle()
+    whole = generate(it, "the", 40, temperature=1.5, top_k=0, seed=2)
+    assert len(whole) > 15
+    for at, length in product(range(2, len(whole) - 4), (1, 2, 4)):
+        stop = whole[at : at + length]
+        assert generate(it, "the", 40, 1.5, 0, seed=2, stop=stop) == whole[: whole.index(stop)]
+        assert generate(it, "the", 40, 1.5, 0, seed=2, stop=("never said", stop)) == whole[: whole.index(stop)]
+
+
+def test_what_only_begins_like_a_stop_text_is_shown():
+    it = forgetful({"a": 1.0}, end=0)
+    assert generate(it, "x", 5, stop="aaaaaab") == "aaaaa"
+    assert next(stream(it, "x", 5, stop="aab")) == "a"  # "aa" could go on to "aab", the third a sets the first free
+
+
+@pytest.mark.parametrize("stops", [("abe",), ("cab", "bd"), ("abc", "b"), ("zz",), (), ("abdabe", "abda"), ("e",)])
+def test_how_the_text_is_cut_into_pieces_does_not_matter(stops):
+    text = "abcabdabe"
+    shown = set()
+    for cuts in product([False, True], repeat=len(text) - 1):
+        until, out, piece = UntilStop(stops), "", ""
+        for letter, cut in zip(text, [*cuts, True], strict=True):
+            piece += letter
+            if cut:
+                out += until.push(piece)
+                piece = ""
+            if until.done:
+                break
+        shown.add(out + until.flush())
+    assert len(shown) == 1
+    ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
+    assert shown == {text[: min(ends)[1]] if ends else text}
+
+
+def test_a_conversation_is_what_recomputing_everything_gives():
+    it = bundle()
+    talk = Conversation(it, Sampler(1.3, 0), max_tokens=7, seed=3)
+    by_hand, generator = [], torch.Generator().manual_seed(3)
+    for turn in ("the", " no", "", "?"):
+        said = "".join(talk.say(turn))
+        by_hand += it.tokenizer.encode(turn).tolist()
+        start = len(by_hand)
+        list(islice(draw_ids(it.model, by_hand, Sampler(1.3, 0), generator), 7))
+        assert talk.ids == by_hand
+        assert said == it.tokenizer.decode(by_hand[start:])
+        assert int(talk.cache.lengths[0]) == len(by_hand) - 1  # all but the last was computed, and once
+    assert talk.text == it.tokenizer.decode(by_hand)
+
+
+def test_a_conversation_goes_on_after_the_end_of_text():
+    talk = Conversation(forgetful({"a": 0.6}, end=0.4), Sampler(1, 0), max_tokens=6, seed=1)
+    said = ["".join(talk.say(turn)) for turn in ("x", "y", "z")]
+    assert any(len(text) < 6 for text in said)
+    assert END not in talk.ids
+    assert talk.text == f"x{said[0]}y{said[1]}z{said[2]}"
+
+
+def test_an_empty_prompt_starts_a_new_text():
+    it = bundle()
+    ids = [END]
+    list(islice(draw_ids(it.model, ids, Sampler(0), torch.Generator()), 5))
+    assert generate(it, "", 5, temperature=0) == it.tokenizer.decode(ids[1:])
+    talk = Conversation(it, Sampler(0), 5)
+    assert "".join(talk.say("")) == talk.text
+
+
+def test_an_empty_prompt_is_refused_where_no_token_says_end_of_text():
+    it = bundle()
+    mute = Bundle(it.model, bytes_tokenizer({"<|other|>": END}), {}, it.path)
+    with pytest.raises(ConfigError, match=r"prompt is empty, .* Send at least one character. \[FH015\]"):
+        stream(mute, "")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_as_it_was_also_between_two_pieces(training):
+    it = bundle()
+    for part in it.model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.5
+    it.model.train(training)
+    pieces = stream(it, "the", 20, temperature=0)
+    text = next(pieces)
+    assert all(part.training == training for part in it.model.modules())
+    assert not torch.is_inference_mode_enabled()
+    text += "".join(pieces)
+    assert text == generate(bundle(), "the", 20, temperature=0)  # no dropout in it
+
+
+def test_a_prompt_that_does_not_fit_is_refused_at_the_call():
+    it = bundle()
+    with pytest.raises(ModelError) as error:
+        stream(it, "x" * 30, max_tokens=20)
+    assert str(error.value) == (
+        "prompt is 30 tokens, the model's context is 47 and max_tokens is 20. "
+        "Shorten the prompt by 3 tokens or lower max_tokens to 17. [FH002]"
+    )
+    assert generate(it, "x" * 30, max_tokens=17, temperature=0) is not None
+    with pytest.raises(ModelError, match=r"Lower max_tokens to 45\."):
+        stream(it, "xx", max_tokens=64)
+    with pytest.raises(ModelError, match=r"Shorten the prompt by 4 tokens\."):
+        stream(it, "x" * 50, max_tokens=1)
+
+
+def test_a_conversation_that_outgrows_the_context_is_refused_and_stays_whole():
+    talk = Conversation(bundle(), Sampler(0), max_tokens=20)
+    list(talk.say("the"))
+    before = list(talk.ids)
+    with pytest.raises(ModelError, match="prompt is 51 tokens"):
+        talk.say("y" * (51 - len(before)))
+    assert talk.ids == before
+
+
+def test_settings_are_refused_at_the_call():
+    with pytest.raises(ConfigError, match=r"temperature is -1"):
+        stream(bundle(), "x", temperature=-1)
+    with pytest.raises(ConfigError, match=r"top_k is 300 but the vocabulary has 259 tokens"):
+        stream(bundle(), "x", top_k=300)
+    with pytest.raises(ConfigError, match=r"max_tokens is -1; it must be 0 or more"):
+        stream(bundle(), "x", max_tokens=-1)
+    with pytest.raises(ConfigError, match="a stop text is empty"):
+        stream(bundle(), "x", stop=("a", ""))
+
+
+def test_explain_shows_the_way_to_the_first_token():
+    it = bundle("fast")
+    steps = explain(it, "the", Sampler(0.7, 5))
+    assert [step.name for step in steps] == ["temperature 0.7", "top-k 5"]
+    scores = next_scores(it.model, it.tokenizer.encode("the").tolist())
+    assert gap(steps[0].before, scores.softmax(dim=0)) < 1e-10
+    assert steps[1].kept == 5
