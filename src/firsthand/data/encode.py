@@ -9,18 +9,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from firsthand import files
+from firsthand.data.chunks import SIDES, Chunk, Side
 from firsthand.data.ledger import Counts, Document, Reading, Source
 from firsthand.data.records import documents
 from firsthand.data.tokens import smallest_dtype
 from firsthand.errors import CheckpointError, TokenizerError
-
-Side = Literal["train", "validation"]
-SIDES: tuple[Side, Side] = ("train", "validation")
 
 
 class Tokenizer(Protocol):
@@ -34,28 +32,6 @@ class Tokenizer(Protocol):
     def end_of_text(self) -> int | None: ...
     def encode(self, text: str) -> np.ndarray: ...
     def save(self, path: Path) -> object: ...
-
-
-@dataclass(frozen=True)
-class Span:
-    """Bytes [start, end) of one source."""
-
-    source: int
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A unit of work; `side` is given where the split is by position, otherwise each document decides."""
-
-    index: int
-    spans: tuple[Span, ...]
-    side: Side | None
-
-    @property
-    def size(self) -> int:
-        return sum(span.end - span.start for span in self.spans)
 
 
 @dataclass(frozen=True)
@@ -116,7 +92,7 @@ class Encoder:
         """A number in [0, 1) that depends on the document's text and the seed alone; small ones are for validation."""
         whole_file = document.source.kind == "text" and self.reading.separator is None
         digest = document.source.digest if whole_file else hashlib.sha256(document.text.encode()).hexdigest()
-        keyed = hashlib.blake2b(digest.encode(), digest_size=8, key=self.seed.to_bytes(8, "little"))
+        keyed = hashlib.blake2b(digest.encode(), digest_size=8, key=str(self.seed).encode())
         return int.from_bytes(keyed.digest(), "little") / 2**64
 
     def part(self, index: int) -> Part:
