@@ -29,7 +29,8 @@ def publish(target: Path | str, files: dict[str, Content], about: dict | None = 
     known = sum(len(content) for content in files.values() if not callable(content))
     with attempt(target) as temporary:
         require_space(target, expected + known)
-        make_directory(temporary)
+        make_directory(target.parent)
+        temporary.mkdir()
         listed = {name: put(safe_join(temporary, name), content) for name, content in files.items()}
         put(temporary / MANIFEST, _sealed(listed, about or {}))
         sync_directory(temporary)

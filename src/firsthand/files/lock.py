@@ -65,4 +65,5 @@ class RunLock:
     def __exit__(self, *error: object) -> None:
         if self.descriptor in _held:  # not in a forked child, where the number may mean another file by now
             _held.discard(self.descriptor)
-            os.close(self.descriptor)
+            with suppress(OSError):  # the system gives it back even when it reports an error
+                os.close(self.descriptor)

@@ -77,10 +77,10 @@ def make_directory(directory: Path) -> None:
 
 def remove(path: Path) -> None:
     """Delete a file or a tree as far as possible: what stays is swept by the next run."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink()
 
 
@@ -94,11 +94,11 @@ def _bytes_under(path: Path) -> int:
 def refusal(error: OSError, target: Path, written: int) -> CheckpointError:
     """An error of the system, as one line: what could not be saved, why, what stands, what to do."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    mend = "free some space" if full else "mend the disk or its permissions, or choose another folder,"
+    mend = "free some space" if full else "mend the disk or choose another folder,"
     why = (error.strerror or str(error)).lower()
+    left = f"{amount(written)} written, now removed" if written else "nothing written"
     return CheckpointError(
-        f"could not save {shown(target)}: {why} ({amount(written)} written, now removed). "
-        f"What was saved before is intact; {mend} and run it again",
+        f"could not save {shown(target)}: {why} ({left}). Earlier work is intact; {mend} and run it again",
         code=12 if full else None,
     )
 
