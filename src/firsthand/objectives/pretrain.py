@@ -1,0 +1,88 @@
+"""Learn to predict the next token, everywhere in the text.
+
+B rows, T positions, N = B T, C width, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from firsthand.errors import DataError
+from firsthand.objectives.base import IGNORE, Batch, Loss
+
+ROOM = 2**28  # scores held at once, N x V; beyond it they are computed in pieces, and again for the backward pass
+TILE = 2**20  # scores turned into float32 at once: 4 MB stay in the processor's cache
+
+
+class Pretrain:
+    """The next token: every position of every window is a target."""
+
+    def prepare(self, model: nn.Module) -> None:
+        """Nothing to add: the model's own head is what learns."""
+
+    def collate(self, examples: Sequence[np.ndarray]) -> Batch:
+        """Windows (T + 1,) -> inputs (B, T) and, one token later, targets (B, T)."""
+        sizes = {len(example) for example in examples}
+        if len(sizes) != 1 or min(sizes) < 2:
+            raise DataError(f"windows of {sorted(sizes)} tokens cannot stand in one batch; all must be T + 1 >= 2 long")
+        ids = torch.from_numpy(np.stack(examples).astype(np.int64))  # (B, T + 1)
+        inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+        return Batch(inputs, targets, torch.full((len(ids),), inputs.shape[1]), targets.numel())
+
+    def loss(self, model: Any, batch: Batch) -> Loss:
+        """Minus log-probability of every target, summed over the batch, in nats."""
+        return Loss(token_loss(model.hidden(batch.inputs), model.head.weight, batch.targets))
+
+
+def token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, room: int = ROOM) -> Tensor:
+    """Head and cross-entropy: (B, T, C), (V, C), (B, T) -> sum over all targets that are not IGNORE.
+
+    The scores (N, V) are the largest tensor of a training step. They exist once, in the arithmetic of the head, and
+    become their own gradient there; never as float32 (B, T, V). Above `room` scores they exist only piece by piece.
+    """
+    hidden, targets = hidden.flatten(0, -2), targets.flatten()  # (N, C), (N,)
+    rows = max(1, room // len(weight))
+    if len(hidden) <= rows:
+        return _piece(hidden, weight, targets)
+    pieces = zip(hidden.split(rows), targets.split(rows), strict=True)
+    totals = [checkpoint(_piece, h, weight, t, use_reentrant=False) for h, t in pieces]
+    return torch.stack(totals).sum()
+
+
+def _piece(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return CrossEntropy.apply(F.linear(hidden, weight), targets)
+
+
+class CrossEntropy(torch.autograd.Function):
+    """Sum of -log softmax(scores)[target]: (N, V), (N,) -> (). Consumes `scores`: its memory receives the gradient.
+
+    The gradient is softmax(scores) - onehot(target), a row of zeros where the target is IGNORE.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, targets: Tensor) -> Tensor:
+        precise = torch.promote_types(scores.dtype, torch.float32)
+        total = torch.zeros((), dtype=precise, device=scores.device)
+        rows = max(1, TILE // scores.shape[1])
+        for z, target in zip(scores.split(rows), targets.split(rows), strict=True):
+            learned = target != IGNORE
+            index = target.clamp(min=0)[:, None]
+            p = torch.softmax(z, dim=1, dtype=precise)
+            # log-sum-exp without a second exponential: z = lse + log p everywhere, safest where p is largest
+            best, at = p.max(dim=1, keepdim=True)
+            lse = z.gather(1, at) - best.log()
+            total += ((lse - z.gather(1, index)).squeeze(1) * learned).sum()
+            if ctx.needs_input_grad[0]:
+                p.scatter_add_(1, index, torch.full_like(best, -1.0))
+                z.copy_(p.mul_(learned[:, None]))
+        ctx.gradient = scores
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:  # pyrefly: ignore
+        return ctx.gradient.mul_(outer), None
