@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from firsthand import __version__, files
 from firsthand.checkpoint import tensors as stored
@@ -102,7 +103,7 @@ def _model(path: Path, config: ModelConfig, device: str) -> GPT:
     found = stored.header(path)
     if config.n_layer > len(found):  # building a thousand layers to learn that the file has ten would cost seconds
         raise _misfit(path, f"config.json says n_layer {config.n_layer}, the file has {len(found)} tensors")
-    with torch.device("meta"):
+    with torch.device("meta"), Undrawn():
         model = GPT(config)
     expected = {name: list(tensor.shape) for name, tensor in weights(model).items()}
     shapes = {name: entry["shape"] for name, entry in found.items()}
@@ -116,6 +117,19 @@ def _model(path: Path, config: ModelConfig, device: str) -> GPT:
     model.load_state_dict(stored.read(path, device), strict=False, assign=True)
     model.tie()
     return model.requires_grad_().eval()
+
+
+class Undrawn(TorchFunctionMode):
+    """Inside, no random numbers are drawn for weights.
+
+    A tensor without memory has none anyway; but to find that out torch would first load its compiler: 1.8 s.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (nn.init.normal_, Tensor.normal_):
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def _misfit(path: Path, what: str) -> ModelError:
