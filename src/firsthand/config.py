@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import tomlkit
 from pydantic import TypeAdapter, ValidationError
@@ -40,16 +40,15 @@ def read(schema: type[T], words: Sequence[str | Path]) -> T:
 
 def write(config: Any) -> str:
     """The settings as TOML text that `read` gives back; a field that is None is left out, for TOML has no null."""
-    document = tomlkit.document()
-    for section, value in _present(config):
-        if is_dataclass(value):
-            table = tomlkit.table()
-            for key, inner in _present(value):
-                table.add(key, list(inner) if isinstance(inner, tuple) else inner)
-            document.add(section, table)
-        else:
-            document.add(section, list(value) if isinstance(value, tuple) else value)
-    return tomlkit.dumps(document)
+    return tomlkit.dumps(_tree(config))
+
+
+def _tree(config: Any) -> dict[str, Any]:
+    """The fields that have a value, plain ones first: in TOML a key after a section would belong to it."""
+    pairs = [(field.name, getattr(config, field.name)) for field in fields(config)]
+    plain = {name: value for name, value in pairs if value is not None and not is_dataclass(value)}
+    tree = {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+    return tree | {name: _tree(value) for name, value in pairs if is_dataclass(value)}
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -62,13 +61,6 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
         elif a != b:
             lines.append(f"{prefix}{field.name}: {a} -> {b}")
     return lines
-
-
-def _present(config: Any) -> Iterator[tuple[str, Any]]:
-    """The fields that have a value, plain ones first: in TOML a key after a table would belong to it."""
-    pairs = [(field.name, getattr(config, field.name)) for field in fields(config)]
-    present = [(name, value) for name, value in pairs if value is not None]
-    yield from sorted(present, key=lambda pair: is_dataclass(pair[1]))
 
 
 def _assignments(word: str) -> Iterator[tuple[Key, Any, str]]:
@@ -150,7 +142,8 @@ def _problem(schema: Any, detail: Any, places: dict[Key, str]) -> str:
 def _section(schema: Any, key: Key) -> Any:
     """The dataclass that holds the settings under `key`."""
     for name in key:
-        schema = next(field.type for field in fields(schema) if field.name == name)
+        kind = next(field.type for field in fields(schema) if field.name == name)
+        schema = next(part for part in (kind, *get_args(kind)) if is_dataclass(part))  # also of `Section | None`
     return schema
 
 

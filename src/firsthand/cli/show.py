@@ -1,0 +1,168 @@
+"""How results look: plain text in a pipe, colours on a terminal, JSON where asked. Nothing is computed here.
+
+What a model wrote is printed through `safe`: control characters could move the cursor or set the clipboard.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from firsthand.errors import DataError
+
+console = Console(highlight=False, soft_wrap=True)
+CHIPS = ("#b3d9ff", "#ffd9b3", "#c6f0c2", "#f3c6e8", "#fff1a8", "#d6ccff")
+
+
+def safe(text: str) -> str:
+    """The text with every control character but newline and tab made visible."""
+    return "".join(c if (c >= " " and c != "\x7f") or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+
+
+def as_one_object(result: Any) -> None:
+    print(json.dumps(result, ensure_ascii=False))
+
+
+def text_or_stdin(text: str) -> str:
+    """The text given, or all of standard input for '-' and for nothing."""
+    if text not in ("", "-"):
+        return text
+    if sys.stdin.isatty():
+        raise DataError("there is no text. Give one in quotes, or pipe it in: firsthand tokenize 'Hello'", code=15)
+    return sys.stdin.read()
+
+
+def tokens(result: dict[str, Any], as_json: bool) -> None:
+    """Coloured chips, then counts, then ids, then the merges if they are there."""
+    if as_json:
+        as_one_object(result)
+        return
+    line = Text()
+    for number, token in enumerate(result["tokens"]):
+        visible = safe(token).replace("\n", "\\n").replace("\t", "\\t").replace(" ", "·")
+        line.append(visible, Style(bgcolor=CHIPS[number % len(CHIPS)], color="black"))
+        line.append("" if console.is_terminal else "|")
+    console.print(line)
+    count = len(result["ids"])
+    console.print(
+        f"{count} tokens · {result['characters']} characters · {result['bytes']} bytes · "
+        f"{result['bytes'] / max(count, 1):.2f} bytes per token · {result['tokenizer']}"
+    )
+    console.print(" ".join(str(id) for id in result["ids"]))
+    for word in result.get("steps", []):
+        console.print()
+        for number, parts in enumerate(word):
+            console.print(f"  {number:>2}  {' '.join(safe(part) for part in parts)}", markup=False)
+
+
+def table(rows: Iterable[dict[str, Any]], left: int = 1) -> None:
+    """Rows that share keys, as a table: the first `left` columns are text, the others numbers."""
+    rows = list(rows)
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(rows[0]):
+        grid.add_column(name.replace("_", " "), justify="left" if number < left else "right")
+    for row in rows:
+        grid.add_row(*(number(value) for value in row.values()))
+    console.print(grid)
+
+
+def number(value: Any) -> str:
+    """A value as a reader wants it: 12,345 · 3.142 · 0.01234."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return safe(str(value))
+
+
+def facts(result: dict[str, Any], as_json: bool = False) -> None:
+    """One fact a line, names aligned."""
+    if as_json:
+        as_one_object(result)
+        return
+    width = max(len(name) for name in result)
+    for name, value in result.items():
+        console.print(f"{name.replace('_', ' '):<{width}}  {number(value)}", markup=False)
+
+
+def rows_or_json(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        as_one_object(rows)
+    else:
+        table(rows)
+
+
+def windows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Each row as the model sees it: what it is given, and below each token the one it must predict."""
+    if as_json:
+        as_one_object(rows)
+        return
+    for row in rows:
+        console.print(f"\nwindow {row['index']}", style="bold")
+        grid = Table(box=None, pad_edge=False, show_header=False)
+        pairs = list(zip(row["inputs"], row["targets"], strict=True))[:12]
+        grid.add_row("given", *(visible(given) for given, _ in pairs), "…")
+        grid.add_row("predict", *(visible(wanted) for _, wanted in pairs), "…")
+        console.print(grid)
+
+
+def visible(token: str) -> str:
+    return safe(token).replace("\n", "\\n").replace("\t", "\\t").replace(" ", "·")
+
+
+def generated(prompt: str, pieces: Iterator[str], as_json: bool) -> None:
+    """The prompt, then the pieces as they come."""
+    if as_json:
+        as_one_object({"prompt": prompt, "text": "".join(pieces)})
+        return
+    console.print(safe(prompt), style="bold", end="", markup=False)
+    for piece in pieces:
+        console.print(safe(piece), end="", markup=False)
+        sys.stdout.flush()
+    console.print()
+
+
+def explanation(steps: list[dict[str, Any]], as_json: bool) -> None:
+    """For every step of the sampler: the likeliest tokens before and after, and how much probability it removed."""
+    if as_json:
+        as_one_object(steps)
+        return
+    for step in steps:
+        console.print(f"\n{step['name']}", style="bold", end="")
+        console.print(f"   keeps {step['kept']:,} tokens, removes {step['removed']:.1%} of the probability")
+        for row in step["tokens"]:
+            bar = "█" * round(40 * row["after"])
+            chances = f"{row['before']:7.2%} -> {row['after']:7.2%}"
+            console.print(f"  {visible(row['token']):<16} {chances}  {bar}", markup=False)
+
+
+def conversation(talk: Any) -> None:
+    """Read a line, print the answer as it comes; an empty line or the end of input stops."""
+    console.print("Type, and the model continues. An empty line ends.", style="dim")
+    while True:
+        try:
+            line = console.input("[bold]> [/bold]")
+        except EOFError:
+            return
+        if not line:
+            return
+        for piece in talk.say(line):
+            console.print(safe(piece), end="", markup=False)
+            sys.stdout.flush()
+        console.print()
+
+
+def written(path: Path) -> None:
+    console.print(f"wrote {path}", markup=False)
+
+
+def paragraph(text: str) -> None:
+    console.print(text, markup=False)

@@ -1,0 +1,308 @@
+"""The verbs: each reads its words, calls one function of run, study or journey, and shows what comes back.
+
+Results go to stdout (`--json`: one JSON object, stable keys), progress to stderr; only verbs that compute import torch.
+"""
+
+from pathlib import Path
+
+from cyclopts import App
+
+from firsthand.cli import show
+from firsthand.errors import EXPLANATIONS, ConfigError, nearest
+
+tokenizer = App(name="tokenizer", help="Train a tokenizer on your own text, or compare several on one text.")
+data = App(name="data", help="Turn text into token shards, and look at what a model will see.")
+
+
+def journey(*, out: Path = Path("runs/journey"), fresh: bool = False) -> None:
+    """The whole way on this machine: tokenizer, data, attention, GPT, pretraining, generation, report.
+
+    Interrupt it at any time; the same command goes on where it stopped, and is instant where nothing changed.
+
+    Parameters
+    ----------
+    out
+        The folder that holds every result, and report.html at the end.
+    fresh
+        Forget earlier results (they are moved aside, not deleted) and begin again.
+    """
+    from firsthand import journey as way
+
+    way.walk(out, fresh=fresh, tell=show.stage)
+
+
+def get(name: str = "", *, force: bool = False) -> None:
+    """Fetch a data set or tokenizer by name, check its SHA-256, and say where it lies; without a name, list them.
+
+    Parameters
+    ----------
+    name
+        A row of the catalog, such as tiny-shakespeare.
+    force
+        Fetch it again even if it is already here.
+    """
+    from firsthand import run
+
+    if not name:
+        show.catalog(run.catalog_rows())
+        return
+    show.fetched(run.fetch(name, force=force))
+
+
+def tokenize(text: str = "", *, tokenizer: str = "", json: bool = False, steps: bool = False) -> None:
+    """Show a text as tokens: coloured chips, ids, bytes per token, and with --steps how each word was merged.
+
+    Parameters
+    ----------
+    text
+        The text; '-' or nothing reads standard input.
+    tokenizer
+        A folder or file with a tokenizer, or a catalog name; by default one trained on the embedded corpus.
+    json
+        Print {"ids": [...], "tokens": [...]} and nothing else.
+    steps
+        Show the merges, one line a step.
+    """
+    from firsthand import run
+
+    show.tokens(run.tokenized(show.text_or_stdin(text), tokenizer, steps=steps), as_json=json)
+
+
+@tokenizer.command(name="train")
+def tokenizer_train(
+    *sources: str,
+    out: Path = Path("runs/tokenizer"),
+    vocab_size: int = 4096,
+    pattern: str = "gpt2",
+    kind: str = "bpe",
+) -> None:
+    """Learn a tokenizer from text files, folders, or a catalog name, and write OUT/tokenizer.json.
+
+    Parameters
+    ----------
+    sources
+        Files, folders or catalog names; by default the embedded corpus, pydocs.
+    out
+        The folder to write.
+    vocab_size
+        Tokens in the vocabulary, special tokens included.
+    pattern
+        How text is cut into words first: gpt2, cl100k, llama3 or qwen2.
+    kind
+        bpe, word or char.
+    """
+    from firsthand import run
+
+    show.trained_tokenizer(run.train_tokenizer(sources or ("pydocs",), out, vocab_size, pattern, kind), out)
+
+
+@tokenizer.command(name="compare")
+def tokenizer_compare(*tokenizers: str, text: str = "pydocs", json: bool = False) -> None:
+    """Compare tokenizers on one text: tokens, bytes per token, words kept whole, speed.
+
+    Parameters
+    ----------
+    tokenizers
+        Folders, files or catalog names.
+    text
+        A text file, folder, or catalog name to tokenize.
+    json
+        Print the rows as JSON.
+    """
+    from firsthand import run
+
+    show.comparison(run.compare_tokenizers(tokenizers, text), as_json=json)
+
+
+@data.command(name="prepare")
+def data_prepare(*settings: str, workers: int = 1) -> None:
+    """Write the token shards that `firsthand train` with the same settings would read.
+
+    Parameters
+    ----------
+    settings
+        TOML files and section.key=value, merged left to right, such as data.source=my-folder out=runs/mine.
+    workers
+        Processes that encode side by side.
+    """
+    from firsthand import run
+
+    show.prepared(run.prepare(*settings, workers=workers))
+
+
+@data.command(name="show")
+def data_show(*settings: str, rows: int = 4, json: bool = False) -> None:
+    """Show the rows a model will be trained on: inputs, and the token each position must predict.
+
+    Parameters
+    ----------
+    settings
+        The settings of the run, as for `firsthand train`.
+    rows
+        How many rows.
+    json
+        Print the rows as JSON.
+    """
+    from firsthand import run
+
+    show.windows(run.shown_windows(*settings, rows=rows), as_json=json)
+
+
+def train(*settings: str, resume: bool = False, dry_run: bool = False, track: str = "none") -> None:
+    """Pretrain a GPT: `firsthand train configs/shakespeare-char-fast.toml train.steps=200`.
+
+    Parameters
+    ----------
+    settings
+        TOML files and section.key=value, merged left to right; the folder is out=runs/NAME.
+    resume
+        Go on from the newest checkpoint of the folder; the rest of the run is bit for bit what it would have been.
+    dry_run
+        Print the resolved settings with parameters, memory and time, and stop.
+    track
+        none, tensorboard, mlflow, or a module shaped like wandb: wandb, trackio, swanlab.
+    """
+    from firsthand import run
+
+    if dry_run:
+        show.plan(run.plan(*settings))
+        return
+    show.finished(run.train(*settings, resume=resume, track=track))
+
+
+def generate(
+    source: Path,
+    prompt: str = "",
+    *,
+    max_tokens: int = 64,
+    temperature: float = 0.8,
+    top_k: int = 40,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
+    seed: int = 0,
+    stop: tuple[str, ...] = (),
+    explain: bool = False,
+    json: bool = False,
+) -> None:
+    """Continue a prompt with a trained model, token by token.
+
+    Parameters
+    ----------
+    source
+        A run folder or a checkpoint.
+    prompt
+        The text to continue.
+    max_tokens
+        How many tokens at most.
+    temperature
+        0 takes the likeliest token; 1 draws from the model's own distribution.
+    top_k
+        Draw only among the k likeliest; 0 turns it off.
+    top_p
+        Draw only among the fewest tokens that together hold this probability.
+    min_p
+        Draw only among tokens at least this fraction as likely as the likeliest.
+    repetition_penalty
+        Above 1, tokens that already occurred become less likely.
+    seed
+        The same seed gives the same text.
+    stop
+        Texts at which to stop.
+    explain
+        Show the next-token distribution before and after each step of the sampler, instead of generating.
+    json
+        Print {"prompt": ..., "text": ...}.
+    """
+    from firsthand import run
+
+    settings = run.Sampling(max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop)
+    bundle = run.load(source)
+    if explain:
+        show.explanation(run.explain(bundle, prompt, settings), as_json=json)
+    else:
+        show.generated(prompt, run.continued(bundle, prompt, settings), as_json=json)
+
+
+def chat(source: Path, *, max_tokens: int = 128, temperature: float = 0.8, top_k: int = 40, seed: int = 0) -> None:
+    """Talk with a trained model: what you type is appended to one growing text, and the model continues it.
+
+    Parameters
+    ----------
+    source
+        A run folder or a checkpoint.
+    max_tokens
+        The longest answer, in tokens.
+    temperature
+        0 takes the likeliest token; 1 draws from the model's own distribution.
+    top_k
+        Draw only among the k likeliest; 0 turns it off.
+    seed
+        The same seed and the same words give the same answers.
+    """
+    from firsthand import run
+
+    settings = run.Sampling(max_tokens, temperature, top_k, seed=seed)
+    show.conversation(run.conversation(run.load(source), settings))
+
+
+def evaluate(source: Path, *, data: str = "", json: bool = False) -> None:
+    """Loss and bits per byte on held-out text, with a 95 % interval and the baselines beside it.
+
+    Parameters
+    ----------
+    source
+        A run folder or a checkpoint.
+    data
+        A text file, folder, or catalog name; by default the run's own validation split.
+    json
+        Print the numbers as JSON.
+    """
+    from firsthand import run
+
+    show.evaluation(run.evaluate(source, data), as_json=json)
+
+
+def info(source: Path, *, json: bool = False) -> None:
+    """What a checkpoint is: shape, parameters, memory, tokenizer, lineage, and whether its hashes hold.
+
+    Parameters
+    ----------
+    source
+        A run folder or a checkpoint.
+    json
+        Print it as JSON.
+    """
+    from firsthand import run
+
+    show.facts(run.info(source), as_json=json)
+
+
+def report(source: Path) -> None:
+    """Write report.html into a run folder: curves, samples over time, throughput, settings.
+
+    Parameters
+    ----------
+    source
+        A run folder.
+    """
+    from firsthand.study import report as pages
+
+    show.written(pages.run_report(source))
+
+
+def explain(code: str) -> None:
+    """Say more about an error: `firsthand explain FH033`.
+
+    Parameters
+    ----------
+    code
+        The number in brackets at the end of an error message.
+    """
+    text = EXPLANATIONS.get(code.upper())
+    if text is None:
+        raise ConfigError(f"no error has the number {code!r}.{nearest(code.upper(), EXPLANATIONS)} Example: FH033.")
+    show.paragraph(text)
+
+
+ALL = (journey, get, tokenize, tokenizer, data, train, generate, chat, evaluate, info, report, explain)

@@ -1,0 +1,90 @@
+"""What a whole run is: the sections of its TOML file, with ranges and defaults, and the model that they describe."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic.dataclasses
+from pydantic import Field
+
+from firsthand import config
+from firsthand.data.ledger import Reading
+from firsthand.errors import ConfigError
+from firsthand.model.config import FAST, PRESETS, STRICT, ModelConfig
+from firsthand.train.config import TrainConfig
+
+
+def _model_section() -> type:
+    """[model]: a preset or a depth, and every field of ModelConfig but the vocabulary, which the tokenizer decides."""
+    kinds: dict[str, Any] = {"preset": Literal[tuple(PRESETS)], "depth": Annotated[int, Field(ge=1, le=100)]}
+    kinds |= {known.name: known.type for known in fields(ModelConfig) if known.name != "vocab_size"}
+    body = {"__annotations__": {name: kind | None for name, kind in kinds.items()}, **dict.fromkeys(kinds)}
+    return pydantic.dataclasses.dataclass(frozen=True, config=STRICT)(type("ModelSection", (), body))
+
+
+ModelSection = _model_section()
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class TokenizerSection:
+    """Which tokenizer a run uses: one that exists, or one learned from the run's own text."""
+
+    source: str | None = None  # a folder, a file or a catalog name; None: learn one
+    kind: Literal["bpe", "word", "char"] = "bpe"
+    vocab_size: Annotated[int, Field(ge=1, le=4_000_000)] = 4096
+    pattern: Literal["gpt2", "cl100k", "llama3", "qwen2"] = "gpt2"
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class DataSection:
+    """Which text a run reads, and how."""
+
+    source: str = "pydocs"  # a catalog name, a file, or a folder
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    stride: Annotated[int, Field(ge=1)] | None = None  # between windows; None: the context length, no overlap
+    reading: Reading = field(default_factory=Reading)
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class SampleSection:
+    """What the model is asked to continue while it trains."""
+
+    prompt: str = "The "
+    max_tokens: Annotated[int, Field(ge=1)] = 48
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.8
+    top_k: Annotated[int, Field(ge=0)] = 40
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class RunConfig:
+    """A whole run: `firsthand train` reads it from TOML files and words, and writes it to the run's config.toml."""
+
+    out: str = "runs/run"
+    tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
+    data: DataSection = field(default_factory=DataSection)
+    model: ModelSection = field(default_factory=lambda: ModelSection(depth=4, context_length=128))
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleSection = field(default_factory=SampleSection)
+
+
+def model_config(section: Any, vocab_size: int) -> ModelConfig:
+    """The model that [model] describes: a preset or a depth, then every field that is set."""
+    given = {name: value for name, value in asdict(section).items() if value is not None}
+    preset, depth = given.pop("preset", None), given.pop("depth", None)
+    if preset and depth:
+        raise ConfigError(f"model.preset={preset} and model.depth={depth} are two models. Leave one of them out.")
+    if preset:
+        given = PRESETS[preset] | given
+    elif depth:
+        dial = asdict(ModelConfig.depth(depth, vocab_size))
+        given = {name: dial[name] for name in ("n_layer", "n_head", "d_model", "d_head", *FAST)} | given
+    return ModelConfig(**given | {"vocab_size": vocab_size})
+
+
+def read_run(words: Sequence[str | Path]) -> RunConfig:
+    """The settings of a run. Where [model] gives a depth, batch, rates and steps follow it unless they are given."""
+    first = config.read(RunConfig, words)
+    if first.model.depth is None:
+        return first
+    return config.read(RunConfig, [*dial(first.model.depth), *words])

@@ -1,0 +1,248 @@
+"""A pretraining run from its settings: text, tokenizer, shards, model, training, all in one folder.
+
+OUT/config.toml    the settings, resolved; give it back to `firsthand train` to do the same again
+OUT/data/          token shards and tokenizer
+OUT/step-000200/   checkpoints        OUT/metrics.jsonl samples.jsonl run.json    what happened
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from firsthand import config as configs
+from firsthand import files
+from firsthand.data.ledger import Counts
+from firsthand.data.prepare import Prepared
+from firsthand.data.prepare import prepare as encode
+from firsthand.data.tokens import Tokens, show_windows, windows
+from firsthand.errors import ConfigError, DataError
+from firsthand.model import sizes
+from firsthand.run.settings import RunConfig, model_config, read_run
+from firsthand.run.text import learn, locate
+from firsthand.tokenizer.bpe import Tokenizer
+
+if TYPE_CHECKING:
+    from firsthand.checkpoint.bundle import Bundle
+    from firsthand.train.fit import Fitted
+
+# What may differ when a run goes on; everything else would make it another run.
+MAY_CHANGE = {
+    "out", "train.eval_every", "train.save_every", "train.keep", "train.sample_every", "train.device", "train.dtype",
+    "train.compile", "train.checkpointing", "train.nonfinite", "train.learning_rate", "train.min_learning_rate",
+    "train.clip", "sample.prompt", "sample.max_tokens", "sample.temperature", "sample.top_k",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `train` gives back: the folder, the trained bundle, one record a step, and the time it took."""
+
+    path: Path
+    bundle: "Bundle"
+    records: list[dict[str, Any]]
+    seconds: float
+
+
+def prepare(*words: str | Path, workers: int = 1) -> dict[str, Any]:
+    """The shards and tokenizer of a run, made if they are not there: where they lie, and what became of the text."""
+    settings = read_run(words)
+    prepared, tokenizer = _text(settings, workers)
+    return {
+        "train": str(prepared.train),
+        "validation": str(prepared.validation),
+        "tokenizer": f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens",
+        "split": prepared.split,
+        "train_tokens": prepared.ids["train"],
+        "validation_tokens": prepared.ids["validation"],
+        "documents_read": prepared.counts.read,
+        "documents_used": prepared.counts.used,
+        **{f"dropped_{reason}": count for reason, count in prepared.counts.dropped.items()},
+        "reused": prepared.reused,
+    }
+
+
+def shown_windows(*words: str | Path, rows: int = 4) -> list[dict[str, Any]]:
+    """The first windows of a run's training text, token by token: what is given, and what must be predicted."""
+    settings = read_run(words)
+    prepared, tokenizer = _text(settings)
+    context = model_config(settings.model, tokenizer.vocab_size).context_length
+    seen = windows(Tokens(prepared.train), context, settings.data.stride)
+    return [asdict(row) for row in show_windows(seen, tokenizer, range(min(rows, len(seen))))]
+
+
+def plan(*words: str | Path) -> dict[str, Any]:
+    """What a run would be, without doing it: its settings, size, memory, and time by a measured matrix product."""
+    from firsthand.train import device
+
+    settings = read_run(words)
+    shape = model_config(settings.model, _tokenizer(settings).vocab_size)
+    train = settings.train
+    arithmetic = device.choose(train.device, train.dtype, train.batch_size * shape.context_length, shape.d_model)
+    return {
+        "settings": configs.write(settings),
+        **costs(settings, shape, arithmetic.gigaflops),
+        "arithmetic": str(arithmetic),
+    }
+
+
+def costs(settings: RunConfig, shape: Any, gigaflops: float) -> dict[str, Any]:
+    """Parameters, bytes and seconds of a run; the time takes half the measured speed of a product as a whole step's."""
+    train = settings.train
+    tokens = train.steps * train.batch_size * train.accumulate * shape.context_length
+    operations = tokens * sizes.flops_per_token(shape, shape.context_length)
+    return {
+        "parameters": sizes.parameters(shape),
+        "memory_bytes": sizes.memory(shape, train.batch_size).total,
+        "training_tokens": tokens,
+        "operations": operations,
+        "seconds_about": operations / (0.5e9 * gigaflops) if gigaflops else None,
+    }
+
+
+def train(*words: str | Path, resume: bool = False, track: str = "none") -> Run:
+    """Train the model that the words describe, and give its last checkpoint as a bundle.
+
+    A folder that holds checkpoints is refused unless `resume`; then the run goes on, bit for bit as if never stopped.
+    """
+    from firsthand.checkpoint import bundle
+    from firsthand.objectives.pretrain import Pretrain
+    from firsthand.train.fit import fit
+
+    began = time.monotonic()
+    settings = read_run(words)
+    folder = Path(settings.out)
+    _agree(settings, folder, resume)
+    prepared, tokenizer = _text(settings)
+    training, validation = Tokens(prepared.train), Tokens(prepared.validation)
+    shape = model_config(settings.model, tokenizer.vocab_size)
+    fitted = fit(
+        settings.train,
+        _model(shape, settings),
+        tokenizer,
+        Pretrain(),
+        windows(training, shape.context_length, settings.data.stride),
+        windows(validation, shape.context_length),
+        folder,
+        start="resume" if resume else "new",
+        track_with=track,
+        about=_about(settings, training),
+        evaluate=_evaluator(validation),
+        sample=_sampler(settings, tokenizer),
+    )
+    return Run(folder, bundle.load(fitted.path), _told(fitted), time.monotonic() - began)
+
+
+def _text(settings: RunConfig, workers: int = 1) -> tuple[Prepared, Any]:
+    """The shards of a run's text, and their tokenizer; where several processes train, the first makes both."""
+    folder = Path(settings.out)
+    if os.environ.get("RANK", "0") != "0":
+        return _made_by_first_rank(folder / "data")
+    tokenizer = _tokenizer(settings)
+    prepared = encode(
+        [locate(settings.data.source)],
+        tokenizer,
+        folder / "data",
+        reading=settings.data.reading,
+        validation_fraction=settings.data.validation_fraction,
+        seed=settings.train.seed,
+        workers=workers,
+    )
+    return prepared, tokenizer
+
+
+def _tokenizer(settings: RunConfig) -> Any:
+    """The tokenizer that exists, or one learned from the run's text; the text keeps the one it was encoded with."""
+    chosen, made = settings.tokenizer, Path(settings.out) / "data" / "tokenizer.json"
+    if chosen.source is not None:
+        return Tokenizer.load(locate(chosen.source))
+    if made.exists():
+        return Tokenizer.load(made)
+    return learn(chosen.kind, [locate(settings.data.source)], chosen.vocab_size, chosen.pattern)
+
+
+def _made_by_first_rank(data: Path, seconds: float = 600) -> tuple[Prepared, Any]:
+    """Wait until the first process has published the shards."""
+    deadline = time.monotonic() + seconds
+    while not (data / files.MANIFEST).exists():
+        if time.monotonic() > deadline:
+            raise DataError(
+                f"rank 0 did not prepare {data} within {seconds:.0f} s. Prepare first: firsthand data prepare"
+            )
+        time.sleep(0.1)
+    made = data / "train.tokens", data / "validation.tokens", data / "tokenizer.json"
+    return Prepared(*made, Counts(), ""), Tokenizer.load(data / "tokenizer.json")
+
+
+def _agree(settings: RunConfig, folder: Path, resume: bool) -> None:
+    """A folder holds one run: its config.toml is written at the start, and later words may change little of it."""
+    note = folder / "config.toml"
+    begun, text = bool(files.checkpoints(folder)), (folder / "data").exists()
+    if note.exists() and (text or begun):
+        before = configs.read(RunConfig, [note])
+        changed = [line for line in configs.differences(before, settings) if _matters(line, begun and resume)]
+        if changed:
+            raise ConfigError(
+                f"{folder} was begun with other settings ({'; '.join(changed)[:120]}). "
+                f"Choose another out=, or keep those of {note}",
+                code=25,
+            )
+    if not begun and os.environ.get("RANK", "0") == "0":
+        files.write_file(note, configs.write(settings))
+
+
+def _matters(difference: str, resumed: bool) -> bool:
+    """Whether a changed key makes it another run, or before the first checkpoint: another text."""
+    key = difference.split(":")[0]
+    return key not in MAY_CHANGE if resumed else key.startswith(("tokenizer.", "data."))
+
+
+def _model(shape: Any, settings: RunConfig) -> Any:
+    """The fresh model; its weights follow from the run's seed."""
+    from firsthand.model.gpt import GPT
+
+    model = GPT(shape)
+    model.initialise(settings.train.seed)
+    return model
+
+
+def _about(settings: RunConfig, training: Tokens) -> dict[str, Any]:
+    """What a checkpoint should say of its origin: the text by its hash, the settings as they were."""
+    data = {"source": settings.data.source, "sha256": training.header.data_sha256, "tokens": len(training)}
+    return {"objective": "pretrain", "data": data, "settings": configs.write(settings)}
+
+
+def _evaluator(validation: Tokens) -> Any:
+    """Held-out loss under the names of the metrics file; the text's bytes make it comparable between tokenizers."""
+    from firsthand.evaluate.loss import validation_loss
+
+    bytes_per_token = validation.header.text_bytes / max(1, len(validation))
+
+    def evaluate(model: Any, rows: Sequence) -> dict[str, float]:
+        found = validation_loss(model, rows, bytes_per_token=bytes_per_token)
+        bits = {} if found.bits_per_byte is None else {"val/bpb": found.bits_per_byte}
+        return {"eval/loss": found.loss, "eval/perplexity": found.perplexity, **bits}
+
+    return evaluate
+
+
+def _sampler(settings: RunConfig, tokenizer: Any) -> Any:
+    """What the model is asked to continue while it learns, always with the same seed, so that only the model changes."""
+    from firsthand.checkpoint.bundle import Bundle
+    from firsthand.infer.generate import generate
+
+    ask = settings.sample
+
+    def sample(model: Any) -> str:
+        bundle = Bundle(model, tokenizer, {}, Path(settings.out))
+        return ask.prompt + generate(
+            bundle, ask.prompt, ask.max_tokens, ask.temperature, min(ask.top_k, tokenizer.vocab_size)
+        )
+
+    return sample
+
+
+def _told(fitted: "Fitted") -> list[dict[str, Any]]:
+    return [{"step": r.step, "loss": r.loss, "norm": r.norm, "seconds": r.seconds} for r in fitted.records]

@@ -1,0 +1,96 @@
+"""Write the pages that are made from the program: docs/cli.md, docs/errors.md, docs/numbers.md.
+
+    python tools/docs.py            write them
+    python tools/docs.py --check    fail when one is not up to date (a test runs this)
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VERBS = ["", "journey", "get", "tokenize", "tokenizer", "tokenizer train", "tokenizer compare", "data", "data prepare"]
+VERBS += ["data show", "train", "generate", "chat", "evaluate", "info", "report", "explain"]
+
+
+def cli_page() -> str:
+    """Every `--help`, as a terminal of 100 columns shows it."""
+    pages = ["# The command line", "Made by `python tools/docs.py`; a test holds it to the program."]
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    for verb in VERBS:
+        words = [sys.executable, "-m", "firsthand", *verb.split(), "--help"]
+        text = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+        body = "\n".join(line.rstrip() for line in text.strip().splitlines())
+        pages.append(f"## `firsthand {verb}`".replace(" `", "`") if not verb else f"## `firsthand {verb}`")
+        pages.append(f"```text\n{body}\n```")
+    return "\n\n".join(pages) + "\n"
+
+
+def errors_page() -> str:
+    """Every numbered mistake, as `firsthand explain` tells it."""
+    from firsthand.cli.explanations import EXPLANATIONS
+
+    head = "# Errors\n\nThe number in brackets at the end of a message; `firsthand explain FH033` prints the same.\n"
+    return head + "".join(f"\n## {code}\n\n{text}\n" for code, text in sorted(EXPLANATIONS.items()))
+
+
+def numbers_page() -> str:
+    """The newest row of every benchmark, with its command, commit and machine."""
+    newest: dict[str, dict] = {}
+    results = ROOT / "benchmarks" / "results.jsonl"
+    for line in results.read_text(encoding="utf-8").splitlines() if results.exists() else []:
+        row = json.loads(line)
+        newest[row["name"]] = row
+    pages = [
+        "# Numbers",
+        "Made by `python tools/docs.py` from `benchmarks/results.jsonl` (the newest row of each benchmark). "
+        "A ratio is paired: both sides ran in turn in the same run. The machine is shared, so only ratios prove anything.",
+    ]
+    for name, row in sorted(newest.items()):
+        machine = row.get("machine", {})
+        where = ", ".join(f"{key} {value}" for key, value in machine.items() if not isinstance(value, dict))
+        pages.append(f"## {name}")
+        pages.append(f"`{row['command']}` · {row['date']} · commit {row['commit']} · {where}")
+        pages.append(_table(row["numbers"]))
+    return "\n\n".join(pages) + "\n"
+
+
+def _table(numbers: dict | list) -> str:
+    """Nested numbers as one Markdown table: a row each."""
+    rows = numbers if isinstance(numbers, list) else [{"what": key, "value": value} for key, value in numbers.items()]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(_cell(row.get(column, "")) for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_cell(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(_cell(inner) for inner in value)
+    return str(value)
+
+
+PAGES = {"cli.md": cli_page, "errors.md": errors_page, "numbers.md": numbers_page}
+
+
+def main() -> int:
+    stale = []
+    for name, page in PAGES.items():
+        path, text = ROOT / "docs" / name, page()
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+    if stale:
+        print(f"not up to date: {', '.join(stale)}; run: python tools/docs.py", file=sys.stderr)
+    return bool(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
