@@ -5,7 +5,6 @@ Nothing is skipped in silence: a bad record stops the work, or with on_bad="skip
     read = used + sum of dropped[reason]
 """
 
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -64,14 +63,14 @@ class Counts:
     read: int = 0
     used: int = 0
     text_bytes: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
+    dropped: dict[str, int] = field(default_factory=dict)  # reason -> how many
     first: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> "Counts":
         """Counts from what `asdict` gave, through JSON."""
         read, used, text_bytes = (int(values[name]) for name in ("read", "used", "text_bytes"))
-        return cls(read, used, text_bytes, Counter(values["dropped"]), list(values["first"]))
+        return cls(read, used, text_bytes, dict(values["dropped"]), list(values["first"]))
 
     def use(self, text: str) -> None:
         self.read += 1
@@ -80,7 +79,7 @@ class Counts:
 
     def drop(self, reason: str, where: str) -> None:
         self.read += 1
-        self.dropped[reason] += 1
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
         if len(self.first) < SHOWN and reason != BLANK:
             self.first.append(f"{where} {reason}")
 
@@ -88,12 +87,15 @@ class Counts:
         self.read += other.read
         self.used += other.used
         self.text_bytes += other.text_bytes
-        self.dropped += other.dropped
+        for reason, count in other.dropped.items():
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
         self.first = (self.first + other.first)[:SHOWN]
 
     def check(self, what: str) -> None:
         """Refuse a corpus of which nothing, or not enough, could be used."""
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.most_common(3))
+        reasons = ", ".join(
+            f"{count:,} {reason}" for reason, count in sorted(self.dropped.items(), key=lambda pair: -pair[1])[:3]
+        )
         place = f"; first: {self.first[0]}" if self.first else ""
         if self.used == 0:
             raise DataError(

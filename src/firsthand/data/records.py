@@ -207,14 +207,14 @@ def rows(
     A .tsv has no quoting (a quote is a character like others); a .csv has RFC 4180's.
     """
     csv.field_size_limit(reading.max_line_bytes)
-    feed = _Feed(_lines(file, source.start, source.size, source.start, reading.max_line_bytes), reading)
     quoting = csv.QUOTE_NONE if source.kind == "tsv" else csv.QUOTE_MINIMAL
     delimiter = "\t" if source.kind == "tsv" else ","
     names: list[str] | None = None
-    while not feed.done:
-        table = csv.reader(feed, delimiter=delimiter, quoting=quoting, strict=True)
+    at = source.start
+    while at < source.size:
+        feed = _Feed(file, at, source, reading)
         try:
-            for values in table:
+            for values in csv.reader(feed, delimiter=delimiter, quoting=quoting, strict=True):
                 first, fault = feed.begin()
                 if fault:
                     yield first, fault
@@ -227,7 +227,9 @@ def rows(
                     yield first, Fault("with wrong columns", detail, _MEND, first, code=4)
                 else:
                     yield first, dict(zip(names, values, strict=True))
+            return
         except csv.Error as error:
+            at = feed.second  # a quote that is never closed swallows the file: give up its first line only
             first, fault = feed.begin()
             yield first, fault or Fault("not CSV", f"is not CSV ({error})", _MEND, first, code=4)
 
@@ -246,19 +248,17 @@ def _columns(name: str, given: list[str], wanted: list[str]) -> list[str]:
 class _Feed(Iterator[str]):
     """Lines for csv.reader, remembering where the current row began and what was wrong with its bytes."""
 
-    def __init__(self, lines: Iterator[tuple[int, bytes | None]], reading: Reading):
-        self.lines, self.reading = lines, reading
+    def __init__(self, file: BinaryIO, start: int, source: Source, reading: Reading):
+        self.file, self.reading = file, reading
+        self.lines = _lines(file, start, source.size, source.start, reading.max_line_bytes)
         self.first: int | None = None
+        self.second = start  # where the second line of the row begins
         self.fault: Fault | None = None
-        self.done = False
 
     def __next__(self) -> str:
-        try:
-            offset, line = next(self.lines)
-        except StopIteration:
-            self.done = True
-            raise
-        self.first = offset if self.first is None else self.first
+        offset, line = next(self.lines)
+        if self.first is None:
+            self.first, self.second = offset, self.file.tell()
         try:
             return _decode(line, offset, self.reading) + "\n"
         except Fault as fault:
