@@ -34,8 +34,8 @@ def find(folder: Path, start: Start) -> tuple[Path | None, list[tuple[Path, str]
 def arithmetic(config: TrainConfig, model: Any, folder: Path, ranks: Ranks) -> device.Arithmetic:
     """Measured once a run and written down: a resumed run must not choose again, and every rank needs the same."""
     note = folder / "run.json"
-    if note.exists() and config.dtype == "auto":
-        known = files.parse_json(files.read_file(note), str(note))["arithmetic"]
+    known = files.parse_json(files.read_file(note), str(note))["arithmetic"] if note.exists() else {}
+    if known and config.dtype in ("auto", known["dtype"]):
         return device.Arithmetic(str(device.pick(config.device)), known["dtype"], known["route"])
     place = local_device() if ranks.world > 1 and config.device == "auto" else config.device
     rows = config.batch_size * model.config.context_length
@@ -45,19 +45,27 @@ def arithmetic(config: TrainConfig, model: Any, folder: Path, ranks: Ranks) -> d
     return chosen
 
 
-def resume(job: Job, newest: Path, damaged: list[tuple[Path, str]]) -> None:
-    """Weights, optimiser, position and random states of a checkpoint; what was logged after it is cut off."""
+def resume(job: Job, newest: Path) -> None:
+    """Weights, optimiser, position and random states of a checkpoint."""
     tensors, numbers = bundle.load_training(newest)
     different = state.changes(numbers["facts"], job.facts)
     job.model.load_state_dict(bundle.load(newest).model.state_dict())
     job.progress = state.restore(tensors, numbers, job.optimizer, job.scale)
     job.saved = newest
-    if job.ranks.rank == 0:
-        for path, reason in damaged:
-            aside = files.set_aside(path)
-            job.say(f"{path.name} is damaged ({reason}) and now called {aside.name} [FH022]")
-        for name, key in (("metrics.jsonl", "train/global_step"), ("samples.jsonl", "step")):
-            files.cut_lines(job.folder / name, lambda line, key=key: line.get(key, 0) <= job.progress.step)
     job.say(f"going on from {newest.name}")
     if different:
         job.say(f"resume is exact in mathematics, not in bits, because {'; '.join(different)}")
+
+
+def tidy(job: Job, damaged: list[tuple[Path, str]]) -> None:
+    """Move damaged checkpoints out of the way, and cut off what was logged after the step where the run begins now.
+
+    Also when that is step 0: a run killed before its first checkpoint has logged steps that come again.
+    """
+    if job.ranks.rank:
+        return
+    for path, reason in damaged:
+        aside = files.set_aside(path)
+        job.say(f"{path.name} is damaged ({reason}) and now called {aside.name} [FH022]")
+    for name, key in (("metrics.jsonl", "train/global_step"), ("samples.jsonl", "step")):
+        files.cut_lines(job.folder / name, lambda line, key=key: line.get(key, 0) <= job.progress.step)

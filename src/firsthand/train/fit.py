@@ -85,7 +85,8 @@ def fit(
             stack.callback(each.close)
         job.say(f"arithmetic: {arithmetic}")
         if newest is not None:
-            begin.resume(job, newest, damaged)
+            begin.resume(job, newest)
+        begin.tidy(job, damaged)
         if config.compile:
             _translate(job)
         return _train(job, signals)
