@@ -6,7 +6,7 @@ import kit
 import pytest
 import torch
 
-from firsthand.model.attention import attend, attend_explicit, attend_fused, attention_weights, visible
+from firsthand.model.attention import attend, attend_explicit, attend_fused, attention_weights, choose, visible
 from firsthand.model.layers import rotary, rotate
 
 both_forms = pytest.mark.parametrize("form", [attend_explicit, attend_fused])
@@ -61,10 +61,13 @@ def test_every_row_has_its_own_causal_edge_when_lengths_differ():
 
 
 def test_the_chosen_form_agrees_with_both_on_both_sides_of_the_choice():
-    for T in (7, 300):
+    chosen = set()
+    for T in (7, 400):
         q, k, v = draw(1, 6, T, 4), draw(1, 3, T, 4, seed=1), draw(1, 3, T, 4, seed=2)
+        chosen.add(choose(q, k))
         assert kit.gap(attend(q, k, v), attend_explicit(q, k, v)) < 1e-10
         assert kit.gap(attend(q, k, v), attend_fused(q, k, v)) < 1e-10
+    assert chosen == {attend_explicit, attend_fused}
 
 
 def test_rotary_turns_a_pair_by_hand():

@@ -57,8 +57,9 @@ def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dr
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=square, enable_gqa=grouped)
 
 
-# On a CPU the fused kernel's backward pass is slow: bf16, 4 x 12 heads of 64, fused / explicit time was 3.8 at T = 64,
-# 1.8 at 256, 0.9 at 512; its forward pass alone is always the faster one.
+# The fused kernel of CPUs is slow at small squares. Fused / explicit time, 2 cores of an AMD EPYC (Zen 5):
+#   bf16, forward and backward: 4 x 12 heads of 64: 3.8 at T = 64, 1.8 at 256, 0.9 at 512; forward alone: 0.2 to 0.7
+#   float32 products by oneDNN, forward and backward: 5.2 at 128, 2.0 at 256, 0.6 at 512; forward alone: 1.4 to 8
 EXPLICIT_UP_TO = 384 * 384
 
 
@@ -68,9 +69,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout:
 
 
 def choose(q: Tensor, k: Tensor) -> Attend:
-    """Explicit where a gradient is wanted through a small square on a CPU, else fused."""
+    """On a CPU, explicit for small squares (in half precision only where a gradient is wanted); else fused."""
     small = q.shape[2] * k.shape[2] <= EXPLICIT_UP_TO
-    return attend_explicit if small and q.requires_grad and q.device.type == "cpu" else attend_fused
+    worth = q.requires_grad or q.dtype in (torch.float32, torch.float64)
+    return attend_explicit if small and worth and q.device.type == "cpu" else attend_fused
 
 
 def causal(T: int, S: int, device: torch.device) -> Tensor:

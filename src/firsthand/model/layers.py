@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from firsthand.model.config import ModelConfig, RopeScaling
+from firsthand.model.gradients import RMSNormalise, SquaredReLU, Turn
 
 
 class LayerNorm(nn.Module):
@@ -25,7 +26,7 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps).to(product_type(x))
 
 
 class RMSNorm(nn.Module):
@@ -40,7 +41,13 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return RMSNormalise.apply(x, self.weight, self.eps, product_type(x))
+
+
+def product_type(x: Tensor) -> torch.dtype:
+    """The type in which matrix products will take x. Casting once here spares autocast a cast in each of q, k and v."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def norm(config: ModelConfig) -> nn.Module:
@@ -52,7 +59,7 @@ def norm(config: ModelConfig) -> nn.Module:
 
 def squared_relu(x: Tensor) -> Tensor:
     """max(0, x) squared. Source: So et al. 2021, arXiv:2109.08668, section 3."""
-    return F.relu(x).square()
+    return SquaredReLU.apply(x)
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -97,7 +104,7 @@ def mlp(config: ModelConfig) -> nn.Module:
 
 
 def rotary(positions: Tensor, d_head: int, theta: float, scaling: RopeScaling | None = None) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position's angles: (T,) -> two of (T, 1, D/2); (B, T) -> two of (B, T, 1, D/2).
+    """Cosine and signed sine of every position's angles: (T,) -> two of (T, 1, D); (B, T) -> two of (B, T, 1, D).
 
     Pair i of a head turns by position / theta^(2i/D). Always in float32, because that is how released weights
     were trained, and because half precision cannot count positions beyond a few hundred.
@@ -108,7 +115,8 @@ def rotary(positions: Tensor, d_head: int, theta: float, scaling: RopeScaling | 
     if scaling is not None:
         frequencies = _stretched(frequencies, scaling)
     angles = positions.float()[..., None, None] * frequencies
-    return angles.cos(), angles.sin()
+    cosine, sine = angles.cos(), angles.sin()
+    return torch.cat([cosine, cosine], dim=-1), torch.cat([-sine, sine], dim=-1)
 
 
 def _stretched(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
@@ -121,7 +129,9 @@ def _stretched(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Every pair (i, i + D/2) of a head, turned by its position's angle: (B, T, H, D) -> (B, T, H, D)."""
-    first, second = x.chunk(2, dim=-1)  # (B, T, H, D/2) each: halves, as Hugging Face stores them, not neighbours
-    cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
-    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+    """Every pair (i, i + D/2) of a head, turned by its position's angle: (B, T, H, D) -> (B, T, H, D).
+
+    Pairs are halves apart, as Hugging Face stores them, not neighbours:
+    (a, b) -> (a cos - b sin, b cos + a sin) = (a, b) (cos, cos) + (b, a) (-sin, sin).
+    """
+    return Turn.apply(x, cosine.to(x.dtype), sine.to(x.dtype))
