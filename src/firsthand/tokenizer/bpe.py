@@ -1,68 +1,195 @@
 """Byte-level BPE: text <-> ids, by a vocabulary of byte strings and an order of merges.
 
-Source: Sennrich et al. 2016, arXiv:1508.07909, section 3.2, on bytes as in Radford et al. 2019 (GPT-2), section 2.2.
+Source: Sennrich et al. 2016, arXiv:1508.07909, section 3.2; on bytes as in GPT-2 (Radford et al. 2019, section 2.2).
 """
 
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
 import numpy as np
-from firsthand.tokenizer import kernels
-from firsthand.tokenizer.split import CLASSES, pattern_code
+
+from firsthand.errors import TokenizerError
+from firsthand.tokenizer import kernels, vocabulary
+from firsthand.tokenizer.split import CLASSES, pattern_code, split
+from firsthand.tokenizer.stream import StreamDecoder
 
 
 class Tokenizer:
     """Text <-> ids by byte-level BPE.
 
-    `tokens[id]` is the byte string of each id, special tokens included (their name in UTF-8); b"" marks an unused id.
-    `merges` are pairs of ids in order of priority (GPT-2, Hugging Face); None means tiktoken's rule: any two neighbours
-    merge if together they are a token, the lowest id first, and a piece that is a token as a whole is taken at once.
-    `special_tokens` maps names to ids; encode() produces them only with allow_special=True.
+    `tokens[id]` are the bytes of every id, special tokens included (their name in UTF-8); b"" is an id not in use.
+    `merges` are pairs of ids, the first to be merged first (GPT-2, Hugging Face). None means ranks (tiktoken): two
+    neighbours merge if together they are a token, the lowest id first, and a piece that is a token is taken whole.
+    `special_tokens` are names with their ids; `encode` gives them only with allow_special=True.
     """
 
     kind = "bpe"
 
     def __init__(
         self,
-        tokens: list[bytes],
-        merges: list[tuple[int, int]] | None,
+        tokens: Sequence[bytes],
+        merges: Sequence[tuple[int, int]] | None,
         pattern: str = "gpt2",
         special_tokens: dict[str, int] | None = None,
     ):
-        self.tokens = tokens
-        self.merges = merges
+        self.tokens = list(tokens)
+        self.merges = None if merges is None else [(int(left), int(right)) for left, right in merges]
         self.pattern = pattern
         self.special_tokens = dict(special_tokens or {})
-        special = set(self.special_tokens.values())
-        self.ids = {t: i for i, t in enumerate(tokens) if i not in special and t}
-        self._byte_ids = np.array([self.ids[bytes([b])] for b in range(256)], np.uint32)
-        if merges is not None:
-            left, right = np.array(merges, np.uint64).reshape(-1, 2).T
-            new = np.array([self.ids[tokens[a] + tokens[b]] for a, b in merges], np.uint64)
-            score = np.arange(len(new), dtype=np.uint64) << np.uint64(32) | new
-        else:
-            rows = []
-            for t, i in self.ids.items():
-                for cut in range(1, len(t)):
-                    a = self.ids.get(t[:cut])
-                    if a is not None:
-                        b = self.ids.get(t[cut:])
-                        if b is not None:
-                            rows.append((a, b, i << 32 | i))
-            left, right, score = np.array(rows, np.uint64).reshape(-1, 3).T
-        size = 1 << max(4, (2 * len(left)).bit_length())
-        self._pairs = kernels.build_pairs(left.copy(), right.copy(), score.copy(), size)
-        self._cache = np.zeros((2 << kernels.CACHE_BITS, kernels.ROW), np.uint64)
+        self._code = pattern_code(pattern)
+        self._ids = vocabulary.index(self.tokens, self.special_tokens)
+        self._tables = vocabulary.build(self.tokens, self._ids, self.merges)
+        self._own = threading.local()  # one cache of words a thread: no lock, and all processors at work
 
-    def encode(self, text, allow_special=False):
-        return self.encode_bytes(text.encode())
+    def __reduce__(self):
+        """Copies for other processes start with an empty cache."""
+        return Tokenizer, (self.tokens, self.merges, self.pattern, self.special_tokens)
 
-    def encode_bytes(self, data):
-        out = np.empty(len(data) + kernels.MOST + 1, np.uint32)
-        n = kernels.encode_pieces(
-            np.frombuffer(data, np.uint8),
-            CLASSES,
-            pattern_code(self.pattern),
-            self._byte_ids,
-            self._pairs,
-            self._cache,
-            out,
+    @staticmethod
+    def train(
+        texts_or_paths: Iterable[str | Path],
+        vocab_size: int = 4096,
+        pattern: str = "gpt2",
+        special_tokens: Sequence[str] = ("<|endoftext|>",),
+    ) -> Tokenizer:
+        """Learn a vocabulary of `vocab_size` entries from texts or files, special tokens included."""
+        from firsthand.tokenizer import learn
+
+        return learn.train(texts_or_paths, vocab_size, pattern, special_tokens)
+
+    @staticmethod
+    def load(path: str | Path):
+        """Read a tokenizer of any kind, file or folder: tokenizer.json, vocab.bpe with encoder.json, *.tiktoken."""
+        from firsthand.tokenizer import formats
+
+        return formats.load(path)
+
+    def save(self, path: str | Path) -> None:
+        """Write tokenizer.json, which the `tokenizers` library opens too."""
+        from firsthand.tokenizer import formats
+
+        formats.save(self, path)
+
+    @property
+    def vocab_size(self) -> int:
+        """V: how many ids there are, special and unused ones included."""
+        return len(self.tokens)
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The id of <|endoftext|>, if there is one."""
+        return self.special_tokens.get("<|endoftext|>")
+
+    def encode(self, text: str, allow_special: bool = False) -> np.ndarray:
+        """The ids of a text: str -> (N,) uint32. Names of special tokens are plain text unless `allow_special`."""
+        try:
+            if not allow_special or not self.special_tokens:
+                return self.encode_bytes(text.encode())
+            parts = self._specials.split(text)  # text, name, text, name, ..., text
+            return np.concatenate(
+                [
+                    np.array([self.special_tokens[part]], np.uint32) if at % 2 else self.encode_bytes(part.encode())
+                    for at, part in enumerate(parts)
+                ]
+            )
+        except UnicodeEncodeError as error:
+            raise TokenizerError(
+                f"character {error.start} is U+{ord(error.object[error.start]):04X}, half of a surrogate pair: "
+                "it has no UTF-8; mend it with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+            ) from None
+
+    def encode_bytes(self, data: bytes) -> np.ndarray:
+        """The ids of a text in UTF-8: N bytes -> (<= N,) uint32. A byte that is no UTF-8 counts as a sign."""
+        out = np.empty(len(data) + kernels.SPARE, np.uint32)
+        text, count = np.frombuffer(data, np.uint8), 0
+        cache, room = self._cache(), kernels.room_for(min(len(data), kernels.CHUNK))
+        for start, stop in kernels.chunks(data, kernels.CHUNK):
+            if stop - start > len(room.links.after):
+                room = kernels.room_for(stop - start)
+            count = kernels.encode(text[start:stop], CLASSES, self._code, self._tables, cache, room, out, count)
+        out.resize(count, refcheck=False)  # gives the room that was not needed back, without a copy
+        return out
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; bytes that make no character become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of ids, one behind the other."""
+        return b"".join(map(self.token_bytes, ids.tolist() if isinstance(ids, np.ndarray) else ids))
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one id."""
+        if not 0 <= token < len(self.tokens) or not self.tokens[token]:
+            raise TokenizerError(f"id {token} is no token; this vocabulary has the ids 0 to {len(self.tokens) - 1}")
+        return self.tokens[token]
+
+    def stream(self) -> StreamDecoder:
+        """A decoder for ids that come one at a time: push(id) -> str, flush() -> str."""
+        return StreamDecoder(self)
+
+    def merge_steps(self, text: str) -> list[list[bytes]]:
+        """How the text became tokens: first its bytes, then the parts after every single merge, piece by piece."""
+        pieces = [piece.encode() for piece in split(text, self.pattern)]
+        done: list[bytes] = []
+        steps = [[bytes([byte]) for piece in pieces for byte in piece]]
+        for number, piece in enumerate(pieces):
+            rest = [bytes([byte]) for later in pieces[number + 1 :] for byte in later]
+            parts = [bytes([byte]) for byte in piece]
+            while (merged := self._merge_once(parts)) != parts:
+                parts = merged
+                steps.append(done + parts + rest)
+            done += parts
+        return steps
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides the ids: pattern, tokens, merges, special tokens."""
+        digest = hashlib.sha256(
+            f"bpe {self.pattern} {sorted(self.special_tokens.items())} {self.vocab_size}\n".encode()
         )
-        return out[:n]
+        for token in self.tokens:
+            digest.update(len(token).to_bytes(4, "little") + token)
+        digest.update(b"ranks" if self.merges is None else np.array(self.merges, "<u4").tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _specials(self) -> re.Pattern[str]:
+        """Finds the names of special tokens, the longest first."""
+        names = sorted(self.special_tokens, key=len, reverse=True)
+        return re.compile("(" + "|".join(map(re.escape, names)) + ")")
+
+    @cached_property
+    def _priorities(self) -> dict[tuple[bytes, bytes], int]:
+        """The place of every merge in the list, by its parts."""
+        return {
+            (self.tokens[left], self.tokens[right]): at
+            for at, (left, right) in reversed([*enumerate(self.merges or ())])
+        }
+
+    def _merge_once(self, parts: list[bytes]) -> list[bytes]:
+        """The parts of a piece after the next merge, the plain way; the same parts if none is left."""
+        if self.merges is None:
+            if b"".join(parts) in self._ids:
+                return [b"".join(parts)]
+            priorities = [self._ids.get(left + right) for left, right in pairwise(parts)]
+        else:
+            priorities = [self._priorities.get(pair) for pair in pairwise(parts)]
+        found = [(priority, at) for at, priority in enumerate(priorities) if priority is not None]
+        if not found:
+            return parts
+        _, at = min(found)
+        return [*parts[:at], parts[at] + parts[at + 1], *parts[at + 2 :]]
+
+    def _cache(self) -> np.ndarray:
+        """The words this thread has met."""
+        if not hasattr(self._own, "cache"):
+            self._own.cache = kernels.empty_cache()
+        return self._own.cache

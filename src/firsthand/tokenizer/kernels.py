@@ -1,256 +1,164 @@
-"""Pieces -> ids, compiled: the table of pairs, the two ways to merge, and the cache of words.
+"""Text -> ids, compiled: cut off a piece, look it up among the words met before, else merge it and remember it.
 
-A pair of neighbours that may merge has a `score`: its priority in the upper 32 bits (lowest first), the id it becomes
-in the lower 32. Encoding a word = its bytes as ids, then again and again the leftmost pair of the lowest score merged.
-Most words were met before: the cache holds their ids, and a hit counts only after all bytes were compared.
+The cache of words is built like a processor's: 2^14 sets of two rows each, chosen by a hash; a new word takes the first
+row of its set, the word there moves to the second, the word there is forgotten. It never grows and never fills up. A
+hit counts only after all bytes of the word, and its length, were found equal.
+
+    row = 16 uint64 = two cache lines: the word (4), length and count (1), its ids two by two (11)
 """
 
+import re
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
 
-from firsthand.tokenizer.split import next_piece
+from firsthand.tokenizer.compiled import ALONE, compiled, lean, load64, store64
+from firsthand.tokenizer.merge import HALF, LOW, MIX, SCANNED, Links, merge_long, merge_short
+from firsthand.tokenizer.split import PADDING, look, next_piece
+from firsthand.tokenizer.whole import whole_token
 
-NEVER = np.uint64(0xFFFFFFFFFFFFFFFF)  # the score of a pair that does not merge; as a key: an empty place
-MIX = np.uint64(0x9E3779B97F4A7C15)
-MIX2 = np.uint64(0xD6E8FEB86659FD93)
-SCANNED = 100  # words up to so many bytes merge by looking at every pair; longer ones with a heap
-
-CACHE_BITS = 15  # 2^15 sets of two words
-LONGEST = 32  # bytes of a word that can be cached
-MOST = 22  # ids of a word that can be cached
-ROW = 16  # uint64 a cached word: 4 of bytes, 1 of length and count, 11 of ids: two cache lines
-
-
-@intrinsic
-def load64(typing, data, at):
-    """Eight bytes of `data` from any position as one number, the first byte lowest."""
-
-    def generate(context, builder, signature, arguments):
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        place = builder.gep(array.data, [arguments[1]])
-        return builder.load(builder.bitcast(place, ir.IntType(64).as_pointer()), align=1)
-
-    return types.uint64(data, types.int64), generate
+SET_BITS = 14
+ROW = np.uint64(16)
+LONGEST, MOST = 32, 22  # bytes and ids of a word that a row can hold
+SPARE = 4  # ids that `recall` may write beyond the end
+CHUNK = 1 << 18  # bytes looked at together: their kinds and marks stay in the processor's cache
+SAFE = re.compile(rb"[!-~](?= )")  # every pattern cuts between a visible sign and a space, whatever follows
+MIX1, MIX2, MIX3 = np.uint64(0xD6E8FEB86659FD93), np.uint64(0xA0761D6478BD642F), np.uint64(0xE7037ED1A0B428DB)
+ZERO, ALL = np.uint64(0), np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
-@njit(cache=True, nogil=True)
-def place_of(key, mask):
-    """Where the search for a pair begins."""
-    mixed = key * MIX
-    mixed = (mixed ^ (mixed >> np.uint64(29))) * MIX2
-    return np.int64((mixed >> np.uint64(32)) & np.uint64(mask))
+def empty_cache() -> np.ndarray:
+    """A cache without words, its rows on the borders of cache lines: -> (2^19,) uint64. No word has the length 0."""
+    size = 2 * int(ROW) << SET_BITS
+    room = np.zeros(size + 8, np.uint64)
+    start = -(room.ctypes.data // 8) % 8
+    return room[start : start + size]
 
 
-@njit(cache=True, nogil=True)
-def build_pairs(left, right, score, size):
-    """The table of pairs, open addressing: three (P,) arrays -> (size, 2) uint64 of key and score. The first entry wins."""
-    table = np.full((size, 2), NEVER, np.uint64)
-    for pair in range(len(left)):
-        key = np.uint64(left[pair]) << np.uint64(32) | np.uint64(right[pair])
-        place = place_of(key, size - 1)
-        while table[place, 0] != NEVER and table[place, 0] != key:
-            place = (place + 1) & (size - 1)
-        if table[place, 0] == NEVER:
-            table[place, 0], table[place, 1] = key, score[pair]
-    return table
+class Room(NamedTuple):
+    """Room for the work on a chunk of N bytes."""
+
+    kinds: np.ndarray  # (N + PADDING,) uint8
+    marks: np.ndarray  # (N + PADDING,) uint8
+    scores: np.ndarray  # (>= N,) uint64
+    links: Links
 
 
-@njit(cache=True, nogil=True)
-def score_of(left, right, table):
-    """The score of two neighbouring ids, NEVER if they do not merge."""
-    key = np.uint64(left) << np.uint64(32) | np.uint64(right)
-    mask = table.shape[0] - 1
-    place = place_of(key, mask)
-    while table[place, 0] != NEVER:
-        if table[place, 0] == key:
-            return table[place, 1]
-        place = (place + 1) & mask
-    return NEVER
+def room_for(size: int) -> Room:
+    """Room for a chunk of `size` bytes; what is never touched costs no memory."""
+    kinds, marks = np.empty((2, size + PADDING), np.uint8)
+    return Room(kinds, marks, np.empty(max(size, SCANNED), np.uint64), Links(*np.empty((4, size), np.int64)))
 
 
-@njit(cache=True, nogil=True)
-def merge_short(ids, scores, count, table):
-    """Merge `count` ids in place by looking at every pair each time; -> how many are left."""
-    for at in range(count - 1):
-        scores[at] = score_of(ids[at], ids[at + 1], table)
-    while count > 1:
-        best, where = NEVER, 0
-        for at in range(count - 1):
-            if scores[at] < best:
-                best, where = scores[at], at
-        if best == NEVER:
-            break
-        ids[where] = best & np.uint64(0xFFFFFFFF)
-        for at in range(where + 1, count - 1):
-            ids[at], scores[at] = ids[at + 1], scores[at + 1]
-        count -= 1
-        if where > 0:
-            scores[where - 1] = score_of(ids[where - 1], ids[where], table)
-        if where < count - 1:
-            scores[where] = score_of(ids[where], ids[where + 1], table)
-    return count
+def chunks(data: bytes, size: int) -> Iterator[tuple[int, int]]:
+    """Start and end of chunks of `size` bytes, or as many more as it takes to a place where every pattern cuts."""
+    start = 0
+    while start < len(data):
+        found = SAFE.search(data, start + size)
+        stop = found.end() if found else len(data)
+        yield start, stop
+        start = stop
 
 
-@njit(cache=True, nogil=True)
-def push(heap_scores, heap_places, size, score, place):
-    """Put a pair into the binary heap of `size`, ordered by score and then from left to right."""
-    at = size
-    while at > 0:
-        above = (at - 1) >> 1
-        if heap_scores[above] < score or (heap_scores[above] == score and heap_places[above] < place):
-            break
-        heap_scores[at], heap_places[at] = heap_scores[above], heap_places[above]
-        at = above
-    heap_scores[at], heap_places[at] = score, place
+@lean
+def eight_of(data, at, length):
+    """Up to eight bytes of a word as one number, zeros above; `length` > 0 of them are left in the word."""
+    return load64(data, at) & (ALL >> np.uint64(64 - 8 * min(length, 8)))
 
 
-@njit(cache=True, nogil=True)
-def pop(heap_scores, heap_places, size):
-    """Take the top off the heap; its last entry sinks from there to its place."""
-    last = size - 1
-    score, place = heap_scores[last], heap_places[last]
-    at = 0
-    while 2 * at + 1 < last:
-        below = 2 * at + 1
-        right = below + 1
-        if right < last and (
-            heap_scores[right] < heap_scores[below]
-            or (heap_scores[right] == heap_scores[below] and heap_places[right] < heap_places[below])
-        ):
-            below = right
-        if score < heap_scores[below] or (score == heap_scores[below] and place < heap_places[below]):
-            break
-        heap_scores[at], heap_places[at] = heap_scores[below], heap_places[below]
-        at = below
-    heap_scores[at], heap_places[at] = score, place
+@lean
+def word_at(data, at, length):
+    """The word of up to 32 bytes as four numbers. Reads eight bytes at a time, up to 7 beyond the word."""
+    second, third, fourth = ZERO, ZERO, ZERO
+    if length > 8:
+        second = eight_of(data, at + 8, length - 8)
+    if length > 16:
+        third = eight_of(data, at + 16, length - 16)
+    if length > 24:
+        fourth = eight_of(data, at + 24, length - 24)
+    return eight_of(data, at, length), second, third, fourth
 
 
-@njit(cache=True, nogil=True)
-def merge_long(ids, count, table):
-    """Merge `count` ids in place with a heap of pairs over a linked list, n log n; -> how many are left."""
-    after = np.arange(1, count + 1)
-    before = np.arange(-1, count - 1)
-    scores = np.full(count, NEVER, np.uint64)  # of the pair that starts here; NEVER too where nothing starts any more
-    heap_scores = np.empty(2 * count, np.uint64)
-    heap_places = np.empty(2 * count, np.int64)
-    size = 0
-    for at in range(count - 1):
-        scores[at] = score_of(ids[at], ids[at + 1], table)
-        if scores[at] != NEVER:
-            push(heap_scores, heap_places, size, scores[at], at)
-            size += 1
-    while size > 0:
-        score, at = heap_scores[0], heap_places[0]
-        pop(heap_scores, heap_places, size)
-        size -= 1
-        if scores[at] != score:  # the pair has changed since it was put here
-            continue
-        gone = after[at]
-        ids[at] = score & np.uint64(0xFFFFFFFF)
-        after[at] = after[gone]
-        scores[gone] = NEVER
-        scores[at] = NEVER
-        if after[at] < count:
-            before[after[at]] = at
-            scores[at] = score_of(ids[at], ids[after[at]], table)
-            if scores[at] != NEVER:
-                push(heap_scores, heap_places, size, scores[at], at)
-                size += 1
-        left = before[at]
-        if left >= 0:
-            scores[left] = score_of(ids[left], ids[at], table)
-            if scores[left] != NEVER:
-                push(heap_scores, heap_places, size, scores[left], left)
-                size += 1
-    kept, at = 0, 0
-    while at < count:
-        ids[kept] = ids[at]
-        kept, at = kept + 1, after[at]
+@lean
+def set_of(word):
+    """Where the set of a word begins in the cache."""
+    mixed = word[0] * MIX + word[1] * MIX1 + word[2] * MIX2 + word[3] * MIX3
+    mixed = (mixed ^ (mixed >> HALF)) * MIX
+    return (mixed >> np.uint64(64 - SET_BITS)) * (ROW + ROW)
+
+
+@lean
+def holds(cache, row, word, length):
+    """Whether this row is this word: every byte is compared, and the length."""
+    return (
+        (cache[row] == word[0])
+        & (cache[row + np.uint64(1)] == word[1])
+        & (cache[row + np.uint64(2)] == word[2])
+        & (cache[row + np.uint64(3)] == word[3])
+        & (cache[row + np.uint64(4)] >> HALF == np.uint64(length))
+    )
+
+
+@lean
+def recall(cache, row, out, count):
+    """Append the ids of a row to out[:count], four at least, whatever is then overwritten: -> how many they were."""
+    kept = np.int64(cache[row + np.uint64(4)] & LOW)
+    store64(out, 4 * count, cache[row + np.uint64(5)])
+    store64(out, 4 * count + 8, cache[row + np.uint64(6)])
+    for pair in range(2, (kept + 1) >> 1):
+        store64(out, 4 * count + 8 * pair, cache[row + np.uint64(5 + pair)])
     return kept
 
 
-@njit(cache=True, nogil=True)
-def word_bytes(data, start, length, stop):
-    """Up to eight bytes from `start` as one number, zeros above; 0 where `length` <= 0."""
-    if length <= 0:
-        return np.uint64(0)
-    if start + 8 <= stop:
-        if length >= 8:
-            return load64(data, start)
-        return load64(data, start) & ((np.uint64(1) << np.uint64(8 * length)) - np.uint64(1))
-    word = np.uint64(0)
-    for at in range(min(length, 8)):
-        word |= np.uint64(data[start + at]) << np.uint64(8 * at)
-    return word
+@lean
+def remember(cache, row, word, length, out, count, kept):
+    """Write a word and its ids, out[count : count + kept], into the first row; what was there moves to the second."""
+    for step in range(ROW):
+        cache[row + ROW + step] = cache[row + step]
+    cache[row], cache[row + np.uint64(1)] = word[0], word[1]
+    cache[row + np.uint64(2)], cache[row + np.uint64(3)] = word[2], word[3]
+    cache[row + np.uint64(4)] = np.uint64(length) << HALF | np.uint64(kept)
+    for pair in range((kept + 1) >> 1):
+        cache[row + np.uint64(5 + pair)] = load64(out, 4 * count + 8 * pair)
 
 
-@njit(cache=True, nogil=True)
-def merge_piece(data, start, end, byte_ids, table, scratch, scores):
-    """Encode one piece into `scratch`; -> how many ids."""
-    length = end - start
-    for at in range(length):
-        scratch[at] = byte_ids[data[start + at]]
+@lean
+def merge_piece(data, at, length, tables, room, out, count):
+    """Append the ids of a piece that was not met before to out[:count]: -> how many they are."""
+    token = whole_token(data, at, length, tables)
+    if token >= 0:
+        out[count] = token
+        return np.int64(1)
+    for step in range(length):  # a piece never has more ids than bytes: there is room to merge in place
+        out[count + step] = tables.byte_ids[data[at + step]]
     if length <= SCANNED:
-        return merge_short(scratch, scores, length, table)
-    return merge_long(scratch, length, table)
+        return merge_short(out, count, length, tables.pairs, room.scores)
+    return merge_long(out, count, length, tables.pairs, room.scores, room.links)
 
 
-@njit(cache=True, nogil=True)
-def encode_pieces(data, classes, pattern, byte_ids, table, cache, out):
-    """All ids of a text: (N,) uint8 -> the first `count` of out (>= N + MOST,) uint32. Returns the count."""
-    stop = len(data)
-    scratch = np.empty(SCANNED, np.uint32)
-    scores = np.empty(SCANNED, np.uint64)
-    shift = np.uint64(64 - CACHE_BITS)
-    count, at = 0, 0
-    while at < stop:
-        end = next_piece(data, at, stop, classes, pattern)
+@partial(compiled, options=ALONE)
+def encode(data, classes, pattern, tables, cache, room, out, count):
+    """Append the ids of a chunk of text to out[:count]: (N,) uint8 -> the new count. `out` has SPARE in reserve."""
+    look(data, classes, pattern, room.kinds, room.marks)
+    at = np.int64(0)
+    while at < len(data):
+        end = next_piece(data, room.kinds, room.marks, at, pattern)
         length = end - at
-        if length > LONGEST:
-            if length > len(scratch):
-                scratch = np.empty(length, np.uint32)
-            kept = merge_piece(data, at, end, byte_ids, table, scratch, scores)
-            for step in range(kept):
-                out[count + step] = scratch[step]
-            count += kept
-            at = end
-            continue
-        k0 = word_bytes(data, at, length, stop)
-        k1 = word_bytes(data, at + 8, length - 8, stop)
-        k2 = word_bytes(data, at + 16, length - 16, stop)
-        k3 = word_bytes(data, at + 24, length - 24, stop)
-        mixed = k0 * MIX + k1 * MIX2 + k2 * np.uint64(0xA0761D6478BD642F) + k3 * np.uint64(0xE7037ED1A0B428DB)
-        mixed ^= mixed >> np.uint64(32)
-        first = np.int64((mixed * MIX) >> shift) * 2
-        found = -1
-        for way in range(2):
-            row = cache[first + way]
-            if row[0] == k0 and row[1] == k1 and row[2] == k2 and row[3] == k3 and row[4] >> np.uint64(32) == length:
-                found = first + way
-                break
-        if found >= 0:
-            row = cache[found]
-            kept = np.int64(row[4] & np.uint64(0xFFFFFFFF))
-            for step in range((kept + 1) >> 1):
-                two = row[5 + step]
-                out[count + 2 * step] = two & np.uint64(0xFFFFFFFF)
-                out[count + 2 * step + 1] = two >> np.uint64(32)
-            count += kept
+        if length <= LONGEST and at + LONGEST <= len(data):
+            word = word_at(data, at, length)
+            row = set_of(word)
+            if not holds(cache, row, word, length):
+                row += ROW
+            if holds(cache, row, word, length):
+                count += recall(cache, row, out, count)
+            else:
+                kept = merge_piece(data, at, length, tables, room, out, count)
+                if kept <= MOST:
+                    remember(cache, row - ROW, word, length, out, count, kept)
+                count += kept
         else:
-            kept = merge_piece(data, at, end, byte_ids, table, scratch, scores)
-            for step in range(kept):
-                out[count + step] = scratch[step]
-            count += kept
-            if kept <= MOST:
-                cache[first + 1] = cache[first]
-                row = cache[first]
-                row[0], row[1], row[2], row[3] = k0, k1, k2, k3
-                row[4] = np.uint64(length) << np.uint64(32) | np.uint64(kept)
-                for step in range((kept + 1) >> 1):
-                    low = np.uint64(scratch[2 * step])
-                    high = np.uint64(scratch[2 * step + 1]) if 2 * step + 1 < kept else np.uint64(0)
-                    row[5 + step] = low | high << np.uint64(32)
+            count += merge_piece(data, at, length, tables, room, out, count)
         at = end
     return count

@@ -16,7 +16,7 @@ Numbers that start a loop are written np.int64(0): a bare 0 has a type of its ow
 import numpy as np
 
 from firsthand.errors import TokenizerError, nearest
-from firsthand.tokenizer.compiled import ONES, compiled, inlined, load64, trailing_zeros
+from firsthand.tokenizer.compiled import ONES, compiled, lean, load64, trailing_zeros
 from firsthand.tokenizer.unicode import LETTERS, NUMBERS, WHITESPACE
 
 # What tokenizer.json carries. cl100k is tiktoken's: a run of white space at the very end stays whole, newlines and all.
@@ -67,7 +67,7 @@ def classes() -> np.ndarray:
 CLASSES = classes()
 
 
-@inlined
+@lean
 def decode(data, at, stop, classes):
     """The kind of the code point of several bytes at `at`, and its width. A byte that is no UTF-8 is OTHER, alone."""
     lead = data[at]
@@ -83,7 +83,7 @@ def decode(data, at, stop, classes):
     return (classes[code], width) if code < 0x110000 else (OTHER, 1)
 
 
-@inlined
+@lean
 def classify(data, classes, kinds):
     """Write the kind of every byte, and END behind them: (N,) uint8 -> kinds (N + 16,)."""
     at, stop = np.int64(0), len(data)
@@ -101,7 +101,7 @@ def classify(data, classes, kinds):
         kinds[behind] = END
 
 
-@inlined
+@lean
 def mark(data, kinds, marks):
     r"""Write 1 where a piece of GPT-2's pattern starts (contractions apart): (N,) and (N + 16,) -> marks (N + 16,).
 
@@ -125,7 +125,7 @@ def mark(data, kinds, marks):
         marks[behind] = 1
 
 
-@inlined
+@lean
 def run(kinds, at, kind):
     """The end of the run of one kind that starts at `at`."""
     want = np.uint64(kind) * np.uint64(ONES)
@@ -136,7 +136,7 @@ def run(kinds, at, kind):
     return at + (trailing_zeros(differs) >> 3)
 
 
-@inlined
+@lean
 def contraction(data, start, pattern):
     """The end of 's 't 'm 'd 'll 've 're at `start`, or `start` where there is none.
 
@@ -160,7 +160,7 @@ def contraction(data, start, pattern):
     return start
 
 
-@inlined
+@lean
 def step_over(data, at):
     """Where the next code point starts."""
     at += 1
@@ -169,7 +169,7 @@ def step_over(data, at):
     return at
 
 
-@inlined
+@lean
 def blank(data, kinds, start, pattern):
     r"""The end of white space: `\s+\z` in cl100k, `\s*[\r\n]+`, `\s+(?!\S)`, `\s+`, whichever is first to match.
 
@@ -188,7 +188,7 @@ def blank(data, kinds, start, pattern):
     return at if at == len(data) or last == start else last
 
 
-@inlined
+@lean
 def gpt2_piece(data, marks, start, pattern):
     """The end of the piece at `start`, by GPT-2: the next mark, unless a contraction comes first."""
     if data[np.uint64(start)] == APOSTROPHE:
@@ -198,7 +198,7 @@ def gpt2_piece(data, marks, start, pattern):
     return run(marks, start + 1, UNMARKED)
 
 
-@inlined
+@lean
 def cl100k_piece(data, kinds, start, pattern):
     """The end of the piece at `start`, by GPT-4 and its heirs: a word may begin with any one sign or space."""
     end = contraction(data, start, pattern)
@@ -220,7 +220,7 @@ def cl100k_piece(data, kinds, start, pattern):
     return blank(data, kinds, start, pattern)
 
 
-@inlined
+@lean
 def look(data, classes, pattern, kinds, marks):
     """Prepare `next_piece`: the kinds of all bytes of a text, and GPT-2's marks."""
     classify(data, classes, kinds)
@@ -228,7 +228,7 @@ def look(data, classes, pattern, kinds, marks):
         mark(data, kinds, marks)
 
 
-@inlined
+@lean
 def next_piece(data, kinds, marks, start, pattern):
     """The end of the piece that starts at `start`, after `look`. `pattern` is one of PATTERN_CODES."""
     if pattern == GPT2:

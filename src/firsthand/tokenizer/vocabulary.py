@@ -1,0 +1,94 @@
+"""A vocabulary from anywhere -> tables for the compiled code, or one clear line about what is wrong with it."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from firsthand.errors import TokenizerError
+from firsthand.tokenizer.merge import build_table
+from firsthand.tokenizer.whole import Tables, build_slots
+
+MOST_TOKENS = 1 << 22
+LONGEST_TOKEN = 1024  # bytes
+HALF = 32  # a score: priority in the upper 32 bits, id in the lower
+
+
+def check_special(tokens: Sequence[bytes], special_tokens: dict[str, int]) -> None:
+    """Refuse special tokens that have no id of their own, or whose entry among the tokens is not their name."""
+    for name, token in special_tokens.items():
+        if not name or not 0 <= token < len(tokens) or tokens[token] != name.encode():
+            raise TokenizerError(
+                f"special token {name[:60]!r} has id {token}, but that entry of the vocabulary of {len(tokens):,} "
+                "is not its name in UTF-8; make tokens[id] its name"
+            )
+    if len(set(special_tokens.values())) < len(special_tokens):
+        raise TokenizerError(f"two special tokens share an id: {str(special_tokens)[:120]}; give each its own")
+
+
+def index(tokens: Sequence[bytes], special_tokens: dict[str, int]) -> dict[bytes, int]:
+    """The id of every ordinary token, by its bytes; refuses duplicates, giants, and missing bytes."""
+    if len(tokens) > MOST_TOKENS:
+        raise TokenizerError(
+            f"a vocabulary of {len(tokens):,} tokens; at most {MOST_TOKENS:,}: is this a tokenizer file?"
+        )
+    check_special(tokens, special_tokens)
+    special = set(special_tokens.values())
+    ids: dict[bytes, int] = {}
+    for token, name in enumerate(tokens):
+        if token in special or not name:
+            continue
+        if len(name) > LONGEST_TOKEN:
+            raise TokenizerError(
+                f"token {token} has {len(name):,} bytes; at most {LONGEST_TOKEN}: is the file damaged?"
+            )
+        if ids.setdefault(name, token) != token:
+            raise TokenizerError(f"tokens {ids[name]} and {token} are both {name[:40]!r}; each may come once")
+    missing = [byte for byte in range(256) if bytes([byte]) not in ids]
+    if missing:
+        raise TokenizerError(
+            f"{len(missing)} of the 256 single bytes have no token, the first is 0x{missing[0]:02x}; "
+            f"a byte-level vocabulary needs all of them, or some texts could not be encoded"
+        )
+    return ids
+
+
+def pairs_of_merges(tokens: Sequence[bytes], ids: dict[bytes, int], merges: Iterable[tuple[int, int]]) -> np.ndarray:
+    """What each merge joins, and its score, by its place in the list: P merges -> (P, 3) uint64."""
+    rows = []
+    for priority, (left, right) in enumerate(merges):
+        known = 0 <= left < len(tokens) and 0 <= right < len(tokens)
+        parts = (tokens[left], tokens[right]) if known else (b"", b"")
+        if ids.get(parts[0]) != left or ids.get(parts[1]) != right:
+            raise TokenizerError(
+                f"merge {priority} joins ids {left} and {right}, but not both are ordinary tokens here"
+            )
+        if (whole := ids.get(parts[0] + parts[1])) is None:
+            raise TokenizerError(
+                f"merge {priority} joins {parts[0][:40]!r} and {parts[1][:40]!r}, "
+                f"but what they make is no token; is the vocabulary file of another tokenizer?"
+            )
+        rows.append((left, right, priority << HALF | whole))
+    return np.array(rows, np.uint64).reshape(-1, 3)
+
+
+def pairs_of_ranks(ids: dict[bytes, int]) -> np.ndarray:
+    """Every way to cut a token into two tokens, and its score, by the id of the whole: -> (P, 3) uint64."""
+    rows = []
+    for name, whole in ids.items():
+        score = whole << HALF | whole
+        for cut in range(1, len(name)):
+            left = ids.get(name[:cut])
+            if left is not None and (right := ids.get(name[cut:])) is not None:
+                rows.append((left, right, score))
+    return np.array(rows, np.uint64).reshape(-1, 3)
+
+
+def build(tokens: Sequence[bytes], ids: dict[bytes, int], merges: Sequence[tuple[int, int]] | None) -> Tables:
+    """All tables of a vocabulary; merges None means ranks, with the short cut for pieces that are tokens."""
+    pairs = pairs_of_ranks(ids) if merges is None else pairs_of_merges(tokens, ids, merges)
+    names = [name if ids.get(name) == token else b"" for token, name in enumerate(tokens)]
+    starts = np.cumsum([0, *map(len, names)], dtype=np.int64)
+    joined = np.frombuffer(b"".join(names), np.uint8)
+    slots = build_slots(joined, starts) if merges is None else np.empty(0, np.int32)
+    byte_ids = np.array([ids[bytes([byte])] for byte in range(256)], np.uint32)
+    return Tables(byte_ids, build_table(pairs), joined, starts, slots)
