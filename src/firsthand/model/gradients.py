@@ -29,10 +29,10 @@ class SquaredReLU(Function):
 
 
 class RMSNormalise(Function):
-    """y = w u with u = x / sqrt(mean(x^2) + eps): (..., C), (C,) -> (..., C), in float32 (or wider) within, `dtype` outside.
+    """y = w u with u = x / sqrt(mean(x^2) + eps): (..., C), (C,) -> (..., C).
 
-    u has a fixed length, so what the gradient says along u is lost: dx = (g - u mean(g u)) / sqrt(mean(x^2) + eps),
-    where g = w dy.
+    Computed in float32 or wider, given back as `dtype`. u has a fixed length, so what the gradient says
+    along u is lost: dx = (g - u mean(g u)) / sqrt(mean(x^2) + eps), where g = w dy.
     """
 
     @staticmethod

@@ -129,7 +129,7 @@ def _stretched(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Every pair (i, i + D/2) of a head, turned by its position's angle: (B, T, H, D) -> (B, T, H, D).
+    """Every pair (i, i + D/2) of a head, turned by an angle: (B, T, H, D), (T, 1, D), (T, 1, D) -> (B, T, H, D).
 
     Pairs are halves apart, as Hugging Face stores them, not neighbours:
     (a, b) -> (a cos - b sin, b cos + a sin) = (a, b) (cos, cos) + (b, a) (-sin, sin).
