@@ -189,7 +189,8 @@ def test_skipped_rows_are_counted_over_all_chunks(tmp_path, tokenizer):
     good = '{"text": "good"}\n' * 300
     path = tmp_path / "a.jsonl"
     path.write_text(good + "first\n\n" + good + "second\n" + good)
-    made = prepare([path], tokenizer, tmp_path / "out", chunk_bytes=1500, reading=Reading(on_bad="skip"))
+    skipping = Reading(on_bad="skip")
+    made = prepare([path], tokenizer, tmp_path / "out", chunk_bytes=1500, reading=skipping, validation_fraction=0)
     assert made.counts.read == 903 and made.counts.used == 900 and made.counts.dropped == {"not JSON": 2, "blank": 1}
     assert [place.split("jsonl")[1] for place in made.counts.first] == [":301:1 not JSON", ":603:1 not JSON"]
 

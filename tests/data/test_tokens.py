@@ -58,7 +58,7 @@ def test_a_shard_of_another_size_than_promised_is_refused(shard, cut):
     path = shard([1, 2, 3]).path
     data = path.read_bytes()
     path.write_bytes(data[:cut] if cut < 0 else data + b"xx")
-    with pytest.raises(DataError, match=r"its header promises .*Prepare it again.*FH019"):
+    with pytest.raises(DataError, match=r"its header promises .*Delete .* and run the same command again.*FH019"):
         Tokens(path)
 
 

@@ -46,7 +46,7 @@ def chunks(sources: Sequence[Source], chunk_bytes: int, fraction: float | None) 
     for number, source in enumerate(sources):
         at = source.start
         if fraction is not None and source.kind in ("csv", "tsv"):
-            raise DataError(f"{source.name} is a table, which cannot be split by position. Use data.split=document.")
+            raise DataError(f"{source.name} is a table, which cannot be split by position. Split it by document.")
         while at < source.size:
             end = source.size if source.kind in ("csv", "tsv") else min(source.size, at + chunk_bytes - filled)
             if passed < cut < passed + end - at:

@@ -13,7 +13,7 @@ ROWS = 512
 def texts(url: str, column: str) -> Iterator[str]:
     """The texts of one column, from the first row on; stops asking when the reader stops reading."""
     try:
-        from pyarrow.parquet import ParquetFile
+        from pyarrow.parquet import ParquetFile  # pyrefly: ignore[missing-import]
     except ImportError:
         raise DownloadError("is Parquet, which needs pyarrow: pip install pyarrow") from None
     with io.BufferedReader(RemoteFile(url), BUFFER) as file:

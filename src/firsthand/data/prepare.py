@@ -156,7 +156,7 @@ class _Job:
         except BrokenProcessPool:
             raise DataError(
                 f"a process that encoded text was killed, usually for want of memory. What is finished is kept: "
-                f"run the same command again, with data.workers={max(1, workers // 2)}."
+                f"run the same command again, with --workers {max(1, workers // 2)}."
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)

@@ -73,7 +73,7 @@ class Tokens:
         if actual != expected:
             raise DataError(
                 f"{self.path} has {actual:,} bytes, its header promises {expected:,}: it was cut or damaged. "
-                f"Prepare it again: firsthand data prepare ... out={self.path.parent}",
+                f"Delete {self.path.parent} and run the same command again.",
                 code=19,
             )
         empty = np.empty(0, dtype)  # an empty range cannot be mapped
@@ -97,7 +97,7 @@ class Tokens:
         if hashlib.sha256(self.ids.data).hexdigest() != self.header.ids_sha256:
             raise DataError(
                 f"{self.path} is damaged (its ids have another SHA-256 than its header). "
-                f"Prepare it again: firsthand data prepare ... out={self.path.parent}"
+                f"Delete {self.path.parent} and run the same command again."
             )
 
 
@@ -172,12 +172,12 @@ def show_windows(data: Windows, tokenizer: Vocabulary, indices: Sequence[int]) -
 def _read_header(path: Path) -> tuple[Header, int]:
     """The header of a shard, and the byte at which its ids begin; every field is checked before it is believed."""
     if not path.is_file():
-        raise DataError(f"no token shard at {path}. Make one: firsthand data prepare TEXT out={path.parent}")
+        raise DataError(f"no token shard at {path}. Make one: firsthand data prepare data.source=TEXT")
     with path.open("rb") as file:
         start = file.read(len(MAGIC) + 8)
         length = int.from_bytes(start[len(MAGIC) :], "little")
         if start[: len(MAGIC)] != MAGIC or length > LONGEST_HEADER:
-            raise DataError(f"{path} is not a token shard. Make one: firsthand data prepare {path} out=runs/data")
+            raise DataError(f"{path} is not a token shard. Make one: firsthand data prepare data.source={path}")
         text = file.read(length)
     try:
         values = json.loads(text)
