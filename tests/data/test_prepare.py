@@ -274,6 +274,34 @@ def test_a_second_process_is_kept_out(corpus, tokenizer, tmp_path):
     assert prepare([corpus], tokenizer, tmp_path / "out", chunk_bytes=9000, progress=again).train.exists()
 
 
+PARALLEL = """
+import sys; from pathlib import Path
+from firsthand.data.prepare import prepare
+from firsthand.tokenizer.bpe import Tokenizer
+if __name__ == "__main__":
+    tokenizer = Tokenizer.load(Path(sys.argv[2]))
+    say = lambda a, b: print(a, flush=True)
+    prepare([sys.argv[1]], tokenizer, sys.argv[3], chunk_bytes=9000, workers=2, progress=say)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks /proc which processes live")
+def test_workers_end_with_a_parent_that_was_killed(corpus, tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "tokenizer.json")
+    (corpus / "larger.txt").write_text(text_of(3_000_000, seed=9))
+    (tmp_path / "run.py").write_text(PARALLEL)
+    command = [sys.executable, tmp_path / "run.py", corpus, tmp_path / "tokenizer.json", tmp_path / "out"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while living := [worker for worker in workers if Path(f"/proc/{worker}").exists()]:
+        assert time.monotonic() < deadline, living
+        time.sleep(0.05)
+    assert len(workers) >= 2 and not (tmp_path / "out").exists()
+
+
 KILLED = """
 import sys; from pathlib import Path
 from firsthand.data.prepare import prepare

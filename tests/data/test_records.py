@@ -235,7 +235,7 @@ def test_a_line_of_any_length_costs_no_more_memory_than_the_limit(write, tmp_pat
         file.write(JSON.encode())
         file.truncate(300 << 20)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(DataError, match=r"huge.jsonl:2:1 begins a line longer than 16 MiB.*max_line_bytes"):
+    with pytest.raises(DataError, match=r"huge.jsonl:2:1 begins a line longer than 16.8 MB.*max_line_bytes"):
         read(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
 

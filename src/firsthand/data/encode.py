@@ -6,6 +6,10 @@ SHA-256 and the counts. A part counts only if the two agree, so a kill at any mo
 
 import hashlib
 import json
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -134,11 +138,21 @@ _state: tuple[Encoder, Tokenizer] | None = None  # of this worker process
 
 
 def begin(work: Encoder) -> None:
-    """Called once in every worker process: load the tokenizer that lies with the parts."""
+    """Called once in every worker process: load the tokenizer that lies with the parts; live no longer than asked."""
     from firsthand.tokenizer.bpe import Tokenizer as Saved
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent: it lets every chunk end
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     global _state
     _state = work, Saved.load(work.folder / "tokenizer.json")
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed closes no queue: without this its workers would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def run(chunk: Chunk) -> Chunk:

@@ -118,10 +118,10 @@ class Fault(Exception):
         super().__init__(reason)
         self.reason, self.detail, self.mend, self.offset, self.code = reason, detail, mend, offset, code
 
-    def settle(self, source: Source | Path, name: str, reading: Reading, counts: Counts) -> None:
+    def settle(self, path: Path, name: str, reading: Reading, counts: Counts) -> None:
         """Stop with the location, or count it, as the reader asked."""
-        path = source.path if isinstance(source, Source) else source
-        where = locate(path, name, self.offset)
+        shown = reading.on_bad == "error" or len(counts.first) < SHOWN
+        where = locate(path, name, self.offset) if shown else name  # finding a line means reading all before it
         if reading.on_bad == "skip":
             counts.drop(self.reason, where)
             return

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NoReturn
 
+from firsthand import files
 from firsthand.data import cuts
 from firsthand.data.ledger import BLANK, Counts, Document, Fault, Reading, Source, not_utf8
 from firsthand.errors import DataError, nearest
@@ -30,34 +31,32 @@ def documents(source: Source, start: int, end: int, reading: Reading, counts: Co
     with source.path.open("rb") as file:
         for offset, record in records(source, file, start, end, reading):
             try:
-                text = record if isinstance(record, str) else _raise(record)
-                if "\0" in text:
-                    raise Fault("with a NUL", "has a NUL character: that is no text", _MEND, offset)
-                if not text.strip():
-                    counts.drop(BLANK, "")
-                    continue
-                counts.use(_whole(text, offset))
-                yield Document(text, source, offset)
+                if isinstance(record, Fault):
+                    raise record
+                _refuse_unwritable(record, offset)
             except Fault as fault:
-                fault.settle(source, source.name, reading, counts)
+                fault.settle(source.path, source.name, reading, counts)
+                continue
+            if record.strip():
+                counts.use(record)
+                yield Document(record, source, offset)
+            else:
+                counts.drop(BLANK, source.name)
 
 
 _MEND = "Mend the record, or leave it out: data.reading.on_bad=skip"
 Records = Iterator[tuple[int, str | Fault]]
 
 
-def _raise(fault: Fault) -> NoReturn:
-    raise fault
-
-
-def _whole(text: str, offset: int) -> str:
-    """The text itself, if it can be written as UTF-8: JSON lets halves of characters (lone surrogates) through."""
+def _refuse_unwritable(text: str, offset: int) -> None:
+    """A Fault for what is no text: NUL, and halves of characters (lone surrogates), which JSON lets through."""
+    if "\0" in text:
+        raise Fault("with a NUL", "has a NUL character: that is no text", _MEND, offset)
     try:
         text.encode()
     except UnicodeEncodeError as error:
         half = f"\\u{ord(text[error.start]):04x}"
         raise Fault("with half a character", f"holds {half}, half of a surrogate pair", _MEND, offset) from None
-    return text
 
 
 def _parts(source: Source, start: int, end: int, reading: Reading, counts: Counts) -> Iterator[Document]:
@@ -101,12 +100,8 @@ def _skip_line(file: BinaryIO) -> None:
 def _decode(line: bytes | None, offset: int, reading: Reading) -> str:
     """A line as text, without its end; a Fault where it is too long or not UTF-8."""
     if line is None:
-        size = (
-            f"{reading.max_line_bytes >> 20} MiB" if reading.max_line_bytes >> 20 else f"{reading.max_line_bytes} bytes"
-        )
-        raise Fault(
-            "too long", f"begins a line longer than {size}", "Break it, or raise data.reading.max_line_bytes", offset
-        )
+        detail = f"begins a line longer than {files.amount(reading.max_line_bytes)}"
+        raise Fault("too long", detail, "Break it, or raise data.reading.max_line_bytes", offset)
     try:
         return line.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
@@ -132,7 +127,7 @@ def _between_separators(source: Source, file: BinaryIO, start: int, end: int, re
             size += len(text)
             if size > reading.max_line_bytes:
                 lines, fault = [], fault or Fault("too long", "begins a document that is too long", _MEND, first)
-    if inside:
+    if inside and (lines or fault):  # nothing after the last separator is no document
         yield first, fault or "\n".join(lines)
 
 

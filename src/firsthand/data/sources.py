@@ -113,7 +113,7 @@ def _refuse_special(path: Path) -> None:
 class _Unreadable(Fault):
     """A fault of a file that must not be opened even to find the line."""
 
-    def settle(self, source: Source | Path, name: str, reading: Reading, counts: Counts) -> None:
+    def settle(self, path: Path, name: str, reading: Reading, counts: Counts) -> None:
         if reading.on_bad == "skip":
             counts.drop(self.reason, name)
             return
