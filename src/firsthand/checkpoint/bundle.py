@@ -110,7 +110,7 @@ def _model(path: Path, config: ModelConfig, device: str) -> GPT:
     for name in expected.keys() - shapes.keys():
         raise _misfit(path, f"tensor {name!r} is missing.{nearest(name, shapes.keys() - expected.keys())}")
     for name in shapes.keys() - expected.keys():
-        raise _misfit(path, f"tensor {name[:60]!a} belongs to no part of this model.{nearest(name, expected)}")
+        raise _misfit(path, f"tensor {files.quoted(name)} belongs to no part of this model.{nearest(name, expected)}")
     for name, shape in expected.items():
         if shapes[name] != shape:
             raise _misfit(path, f"tensor {name!r} is {shapes[name]}, config.json asks for {shape}")
@@ -140,9 +140,10 @@ def _config(path: Path) -> ModelConfig:
     """The shape of the model, from a file that may be anybody's."""
     fields = _read_json(path)
     if "architectures" in fields or "model_type" in fields:
-        given = str(fields.get("architectures") or fields.get("model_type"))[:60]
+        given = fields.get("architectures") or fields.get("model_type")
         raise CheckpointError(
-            f"{files.shown(path)} says architecture {given!a}; only directories that firsthand wrote are read here",
+            f"{files.shown(path)} says architecture {files.quoted(given)}; "
+            f"only directories that firsthand wrote are read here",
             code=18,
         )
     try:
@@ -151,7 +152,9 @@ def _config(path: Path) -> ModelConfig:
         first = error.errors()[0]
         key = ".".join(str(part)[:40] for part in first["loc"])
         hint = nearest(key, ModelConfig.__dataclass_fields__)
-        raise CheckpointError(f"{files.shown(path)}: {key!a}: {first['msg'][:100]}.{hint}", code=33) from error
+        raise CheckpointError(
+            f"{files.shown(path)}: {files.quoted(key)}: {first['msg'][:100]}.{hint}", code=33
+        ) from error
 
 
 def _same_vocabulary(directory: Path | str, tokens: int, rows: int) -> None:

@@ -91,7 +91,9 @@ def header(path: Path | str) -> dict[str, dict]:
     end = 0
     for begin, stop, name in spans:
         if begin != end:
-            raise CheckpointError(_bad(path, f"{name[:60]!a} begins at byte {begin:,}, the one before ends at {end:,}"))
+            raise CheckpointError(
+                _bad(path, f"{files.quoted(name)} begins at byte {begin:,}, the one before ends at {end:,}")
+            )
         end = stop
     promised = 8 + length + end
     if promised != size:
@@ -104,15 +106,19 @@ def header(path: Path | str) -> dict[str, dict]:
 def _span(path: Path | str, name: str, entry: object) -> tuple[int, int, str]:
     """Where one tensor lies, after its type, shape and place agreed: (begin, stop, name)."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(_bad(path, f"{name[:60]!a} must have exactly dtype, shape and data_offsets"))
+        raise CheckpointError(_bad(path, f"{files.quoted(name)} must have exactly dtype, shape and data_offsets"))
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise CheckpointError(_bad(path, f"{name[:60]!a} has type {str(dtype)[:20]!a}; known: {', '.join(DTYPES)}"))
+        raise CheckpointError(
+            _bad(path, f"{files.quoted(name)} has type {files.quoted(dtype)}; known: {', '.join(DTYPES)}")
+        )
     if not _counts(shape) or len(shape) > 8 or not _counts(offsets) or len(offsets) != 2:
-        raise CheckpointError(_bad(path, f"shape and data_offsets of {name[:60]!a} must be whole numbers, 0 or more"))
+        raise CheckpointError(
+            _bad(path, f"shape and data_offsets of {files.quoted(name)} must be whole numbers, 0 or more")
+        )
     begin, stop = offsets
     if stop - begin != math.prod(shape) * DTYPES[dtype].itemsize:  # Python's integers do not overflow
-        raise CheckpointError(_bad(path, f"{name[:60]!a} has another size than its shape says"))
+        raise CheckpointError(_bad(path, f"{files.quoted(name)} has another size than its shape says"))
     return begin, stop, name
 
 

@@ -20,7 +20,7 @@ from firsthand.files.directory import MANIFEST, discard, publish, verify
 from firsthand.files.lock import RunLock
 from firsthand.files.read import open_regular, parse_json, read_file, safe_join, sha256
 from firsthand.files.runs import checkpoints, newest, retire, set_aside, sweep
-from firsthand.files.words import amount, shown
+from firsthand.files.words import amount, quoted, shown
 from firsthand.files.write import Content, append_line, cut_lines, free_bytes, require_space, write_file
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "open_regular",
     "parse_json",
     "publish",
+    "quoted",
     "read_file",
     "require_space",
     "retire",

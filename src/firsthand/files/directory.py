@@ -8,7 +8,7 @@ from pathlib import Path
 
 from firsthand.errors import CheckpointError
 from firsthand.files.read import open_regular, parse_json, read_file, safe_join
-from firsthand.files.words import shown
+from firsthand.files.words import quoted, shown
 from firsthand.files.write import Content, attempt, make_directory, put, remove, require_space, sync_directory
 
 FORMAT = 1
@@ -56,7 +56,7 @@ def check(directory: Path) -> dict:
         raise CheckpointError(f"{MANIFEST}: its seal differs")
     for name, entry in listed.items():
         if not isinstance(entry, list) or [type(part) for part in entry] != [int, str]:
-            raise CheckpointError(f"{MANIFEST}: the entry of {name[:40]!a} is not [bytes, sha256]")
+            raise CheckpointError(f"{MANIFEST}: the entry of {quoted(name)} is not [bytes, sha256]")
         size, digest = entry
         with open_regular(safe_join(directory, name)) as file:
             found = os.fstat(file.fileno()).st_size

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from firsthand.errors import CheckpointError
-from firsthand.files.words import amount, shown
+from firsthand.files.words import amount, quoted, shown
 
 JSON_BYTES = 4 << 20  # a larger JSON file is not one of ours
 
@@ -28,7 +28,7 @@ def safe_join(root: Path | str, name: str) -> Path:
         if plain and path.is_relative_to(root):
             return path
     raise CheckpointError(
-        f"{shown(root)}: {name[:60]!a} is not the name of a plain file inside this folder. "
+        f"{shown(root)}: {quoted(name)} is not the name of a plain file inside this folder. "
         f"Names are relative, without '..', '\\', ':' or links that lead outside"
     )
 

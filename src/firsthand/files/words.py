@@ -1,4 +1,4 @@
-"""Sizes and paths as a message shows them."""
+"""Sizes, paths and foreign names as a message shows them."""
 
 from pathlib import Path
 
@@ -15,3 +15,9 @@ def shown(path: Path | str) -> str:
     """A path as a message shows it: at most 80 characters, control characters escaped, the end kept."""
     text = str(path) if str(path).isprintable() else ascii(str(path))[1:-1]
     return text if len(text) <= 80 else "..." + text[-77:]
+
+
+def quoted(name: object) -> str:
+    """A name from a stranger as a message shows it: in quotes, at most 40 characters, nothing but plain ASCII."""
+    text = ascii(name)
+    return text if len(text) <= 40 else text[:36] + "..." + text[0]
