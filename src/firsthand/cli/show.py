@@ -4,6 +4,7 @@ What a model wrote is printed through `safe`: control characters could move the 
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -80,6 +81,8 @@ def number(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if isinstance(value, list):
+        return " … ".join(number(part) for part in value)
     return safe(str(value))
 
 
@@ -166,3 +169,46 @@ def written(path: Path) -> None:
 
 def paragraph(text: str) -> None:
     console.print(text, markup=False)
+
+
+def plan(result: dict[str, Any]) -> None:
+    """The settings, then what they cost."""
+    console.print(result.pop("settings"), markup=False)
+    seconds = result.pop("seconds_about")
+    facts(result | {"time_about": "unknown" if seconds is None else duration(seconds)})
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words that a person plans with."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def finished(run: Any) -> None:
+    """Where the run lies, how it ended, and what to do with it."""
+    steps = len(run.records)
+    last = f", last training loss {run.records[-1]['loss']:.4f}" if steps else ""
+    console.print(f"{steps:,} steps in {duration(run.seconds)}{last}", markup=False)
+    console.print(f"model {run.bundle.path}", markup=False)
+    console.print(f"next:  firsthand generate {run.path} 'Once'   firsthand evaluate {run.path}", markup=False)
+
+
+def stage(name: str, result: dict[str, Any]) -> None:
+    """A stage of the journey: its name, what it found, and how long it took."""
+    kept = result.get("kept", False)
+    console.print(f"\n{name}", style="bold", end="")
+    console.print("   (kept from an earlier walk)" if kept else f"   {result['seconds']:.1f} s", style="dim")
+    for line in result["lines"]:
+        console.print(f"  {safe(line)}", markup=False)
+
+
+def first_rank() -> bool:
+    """Whether this process is the one that speaks, where several train together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def launch(count: int, *words: str) -> None:
+    """Become torchrun, which starts this command `count` times on this machine, on a private port."""
+    runner = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    os.execv(sys.executable, [*runner, "-m", "firsthand", *words])

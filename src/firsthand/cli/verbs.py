@@ -8,7 +8,8 @@ from pathlib import Path
 from cyclopts import App
 
 from firsthand.cli import show
-from firsthand.errors import EXPLANATIONS, ConfigError, nearest
+from firsthand.cli.explanations import EXPLANATIONS
+from firsthand.errors import ConfigError, nearest
 
 tokenizer = App(name="tokenizer", help="Train a tokenizer on your own text, or compare several on one text.")
 data = App(name="data", help="Turn text into token shards, and look at what a model will see.")
@@ -41,12 +42,12 @@ def get(name: str = "", *, force: bool = False) -> None:
     force
         Fetch it again even if it is already here.
     """
-    from firsthand import run
+    from firsthand.run import text as texts
 
     if not name:
-        show.catalog(run.catalog_rows())
+        show.table(texts.catalog_rows())
         return
-    show.fetched(run.fetch(name, force=force))
+    show.facts(texts.fetch(name, force=force))
 
 
 def tokenize(text: str = "", *, tokenizer: str = "", json: bool = False, steps: bool = False) -> None:
@@ -63,9 +64,9 @@ def tokenize(text: str = "", *, tokenizer: str = "", json: bool = False, steps: 
     steps
         Show the merges, one line a step.
     """
-    from firsthand import run
+    from firsthand.run import text as texts
 
-    show.tokens(run.tokenized(show.text_or_stdin(text), tokenizer, steps=steps), as_json=json)
+    show.tokens(texts.tokenized(show.text_or_stdin(text), tokenizer, steps=steps), as_json=json)
 
 
 @tokenizer.command(name="train")
@@ -91,9 +92,9 @@ def tokenizer_train(
     kind
         bpe, word or char.
     """
-    from firsthand import run
+    from firsthand.run import text as texts
 
-    show.trained_tokenizer(run.train_tokenizer(sources or ("pydocs",), out, vocab_size, pattern, kind), out)
+    show.facts(texts.train_tokenizer(sources or ("pydocs",), out, vocab_size, pattern, kind))
 
 
 @tokenizer.command(name="compare")
@@ -109,9 +110,9 @@ def tokenizer_compare(*tokenizers: str, text: str = "pydocs", json: bool = False
     json
         Print the rows as JSON.
     """
-    from firsthand import run
+    from firsthand.run import text as texts
 
-    show.comparison(run.compare_tokenizers(tokenizers, text), as_json=json)
+    show.rows_or_json(texts.compare_tokenizers(tokenizers, text), as_json=json)
 
 
 @data.command(name="prepare")
@@ -125,9 +126,9 @@ def data_prepare(*settings: str, workers: int = 1) -> None:
     workers
         Processes that encode side by side.
     """
-    from firsthand import run
+    from firsthand.run import train as training
 
-    show.prepared(run.prepare(*settings, workers=workers))
+    show.facts(training.prepare(*settings, workers=workers))
 
 
 @data.command(name="show")
@@ -143,12 +144,19 @@ def data_show(*settings: str, rows: int = 4, json: bool = False) -> None:
     json
         Print the rows as JSON.
     """
-    from firsthand import run
+    from firsthand.run import train as training
 
-    show.windows(run.shown_windows(*settings, rows=rows), as_json=json)
+    show.windows(training.shown_windows(*settings, rows=rows), as_json=json)
 
 
-def train(*settings: str, resume: bool = False, dry_run: bool = False, track: str = "none") -> None:
+def train(
+    *settings: str,
+    resume: bool = False,
+    dry_run: bool = False,
+    track: str = "none",
+    nproc: int = 1,
+    report: bool = True,
+) -> None:
     """Pretrain a GPT: `firsthand train configs/shakespeare-char-fast.toml train.steps=200`.
 
     Parameters
@@ -161,13 +169,25 @@ def train(*settings: str, resume: bool = False, dry_run: bool = False, track: st
         Print the resolved settings with parameters, memory and time, and stop.
     track
         none, tensorboard, mlflow, or a module shaped like wandb: wandb, trackio, swanlab.
+    nproc
+        Processes that train together, each on its share of every batch.
+    report
+        Write report.html into the folder at the end.
     """
-    from firsthand import run
+    from firsthand.run import train as training
 
     if dry_run:
-        show.plan(run.plan(*settings))
-        return
-    show.finished(run.train(*settings, resume=resume, track=track))
+        show.plan(training.plan(*settings))
+    elif nproc > 1:
+        show.launch(nproc, "train", *settings, *["--resume"] * resume, "--track", track)
+    else:
+        finished = training.train(*settings, resume=resume, track=track)
+        if show.first_rank():
+            show.finished(finished)
+            if report:
+                from firsthand.study import report as pages
+
+                show.written(pages.run_report(finished.path))
 
 
 def generate(
@@ -214,14 +234,14 @@ def generate(
     json
         Print {"prompt": ..., "text": ...}.
     """
-    from firsthand import run
+    from firsthand.run import use
 
-    settings = run.Sampling(max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop)
-    bundle = run.load(source)
+    settings = use.Sampling(max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop)
+    bundle = use.load(source)
     if explain:
-        show.explanation(run.explain(bundle, prompt, settings), as_json=json)
+        show.explanation(use.explain(bundle, prompt, settings), as_json=json)
     else:
-        show.generated(prompt, run.continued(bundle, prompt, settings), as_json=json)
+        show.generated(prompt, use.continued(bundle, prompt, settings), as_json=json)
 
 
 def chat(source: Path, *, max_tokens: int = 128, temperature: float = 0.8, top_k: int = 40, seed: int = 0) -> None:
@@ -240,10 +260,10 @@ def chat(source: Path, *, max_tokens: int = 128, temperature: float = 0.8, top_k
     seed
         The same seed and the same words give the same answers.
     """
-    from firsthand import run
+    from firsthand.run import use
 
-    settings = run.Sampling(max_tokens, temperature, top_k, seed=seed)
-    show.conversation(run.conversation(run.load(source), settings))
+    settings = use.Sampling(max_tokens, temperature, top_k, seed=seed)
+    show.conversation(use.conversation(use.load(source), settings))
 
 
 def evaluate(source: Path, *, data: str = "", json: bool = False) -> None:
@@ -258,9 +278,9 @@ def evaluate(source: Path, *, data: str = "", json: bool = False) -> None:
     json
         Print the numbers as JSON.
     """
-    from firsthand import run
+    from firsthand.run import use
 
-    show.evaluation(run.evaluate(source, data), as_json=json)
+    show.facts(use.evaluate(source, data), as_json=json)
 
 
 def info(source: Path, *, json: bool = False) -> None:
@@ -273,9 +293,9 @@ def info(source: Path, *, json: bool = False) -> None:
     json
         Print it as JSON.
     """
-    from firsthand import run
+    from firsthand.run import use
 
-    show.facts(run.info(source), as_json=json)
+    show.facts(use.info(source), as_json=json)
 
 
 def report(source: Path) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field
 from firsthand import config
 from firsthand.data.ledger import Reading
 from firsthand.errors import ConfigError
+from firsthand.model import sizes
 from firsthand.model.config import FAST, PRESETS, STRICT, ModelConfig
 from firsthand.train.config import TrainConfig
 
@@ -24,6 +25,8 @@ def _model_section() -> type:
 
 
 ModelSection = _model_section()
+MICRO = 8192  # tokens of one micro-batch under the one dial: fits in a few GB of any machine
+SMALL = {**FAST, "n_layer": 4, "n_head": 4, "d_model": 128, "context_length": 128}  # minutes on two CPU cores
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
@@ -63,13 +66,13 @@ class RunConfig:
     out: str = "runs/run"
     tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
     data: DataSection = field(default_factory=DataSection)
-    model: ModelSection = field(default_factory=lambda: ModelSection(depth=4, context_length=128))
+    model: ModelSection = field(default_factory=ModelSection)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleSection = field(default_factory=SampleSection)
 
 
 def model_config(section: Any, vocab_size: int) -> ModelConfig:
-    """The model that [model] describes: a preset or a depth, then every field that is set."""
+    """The model that [model] describes: a preset, a depth, or the small fast one; then every field that is set."""
     given = {name: value for name, value in asdict(section).items() if value is not None}
     preset, depth = given.pop("preset", None), given.pop("depth", None)
     if preset and depth:
@@ -79,7 +82,23 @@ def model_config(section: Any, vocab_size: int) -> ModelConfig:
     elif depth:
         dial = asdict(ModelConfig.depth(depth, vocab_size))
         given = {name: dial[name] for name in ("n_layer", "n_head", "d_model", "d_head", *FAST)} | given
+    else:
+        given = SMALL | given
     return ModelConfig(**given | {"vocab_size": vocab_size})
+
+
+def dial(shape: ModelConfig) -> list[str]:
+    """The words that belong to a model of one dial: batch, steps and rates, by the rule of model/sizes.py."""
+    recipe = sizes.recipe(shape)
+    rows = min(recipe.batch_size, max(1, MICRO // shape.context_length))
+    return [
+        f"train.batch_size={rows}",
+        f"train.accumulate={recipe.batch_size // rows}",
+        f"train.steps={recipe.steps}",
+        f"train.learning_rate={recipe.learning_rate}",
+        f"train.min_learning_rate={recipe.learning_rate / 10}",
+        "train.optimizer=muon",
+    ]
 
 
 def read_run(words: Sequence[str | Path]) -> RunConfig:
@@ -87,4 +106,4 @@ def read_run(words: Sequence[str | Path]) -> RunConfig:
     first = config.read(RunConfig, words)
     if first.model.depth is None:
         return first
-    return config.read(RunConfig, [*dial(first.model.depth), *words])
+    return config.read(RunConfig, [*dial(model_config(first.model, first.tokenizer.vocab_size)), *words])

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from firsthand.data import catalog
+from firsthand.data.rows import ROWS
 from firsthand.data.sources import read
 from firsthand.errors import DataError, TokenizerError
 from firsthand.tokenizer.bpe import Tokenizer
@@ -92,3 +93,24 @@ def compare_tokenizers(tokenizers: Sequence[str], source: str) -> list[dict[str,
     names = list(tokenizers) if len(tokenizers) > 1 else ["", *tokenizers]
     text = sample_text([locate(source)])
     return [{"tokenizer": name or f"pydocs-{DEFAULT_SIZE}", **measure(tokenizer_for(name), text)} for name in names]
+
+
+def catalog_rows() -> list[dict[str, Any]]:
+    """Every name of the catalog: what it is, its licence, its size, and whether it is here already."""
+    return [
+        {
+            "name": row.name,
+            "what": row.about,
+            "licence": row.licence,
+            "megabytes": row.size / 1e6,
+            "here": catalog.here(row.name),
+        }
+        for row in ROWS
+    ]
+
+
+def fetch(name: str, force: bool = False) -> dict[str, Any]:
+    """Get one row of the catalog, and say where it lies and what it may be used for."""
+    path = catalog.get(name, force=force)
+    row = catalog.row(name)
+    return {"name": row.name, "path": str(path), "what": row.about, "licence": row.licence}

@@ -95,7 +95,7 @@ def costs(settings: RunConfig, shape: Any, gigaflops: float) -> dict[str, Any]:
     operations = tokens * sizes.flops_per_token(shape, shape.context_length)
     return {
         "parameters": sizes.parameters(shape),
-        "memory_bytes": sizes.memory(shape, train.batch_size).total,
+        "memory_bytes": sizes.memory(shape, train.batch_size, shape.context_length).total,
         "training_tokens": tokens,
         "operations": operations,
         "seconds_about": operations / (0.5e9 * gigaflops) if gigaflops else None,
@@ -127,7 +127,7 @@ def train(*words: str | Path, resume: bool = False, track: str = "none") -> Run:
         windows(validation, shape.context_length),
         folder,
         start="resume" if resume else "new",
-        track_with=track,
+        tracker=track,
         about=_about(settings, training),
         evaluate=_evaluator(validation),
         sample=_sampler(settings, tokenizer),
@@ -229,7 +229,7 @@ def _evaluator(validation: Tokens) -> Any:
 
 
 def _sampler(settings: RunConfig, tokenizer: Any) -> Any:
-    """What the model is asked to continue while it learns, always with the same seed, so that only the model changes."""
+    """What the model continues while it learns, always with the same seed, so that only the model changes."""
     from firsthand.checkpoint.bundle import Bundle
     from firsthand.infer.generate import generate
 

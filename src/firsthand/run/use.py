@@ -129,10 +129,18 @@ def info(source: str | Path) -> dict[str, Any]:
         "path": str(bundle.path),
         "hashes": "every byte agrees with the manifest",
         "parameters": sizes.parameters(config),
-        "weights_bytes": sum((bundle.path / name).stat().st_size for name in ("model.safetensors",)),
+        "weights_bytes": (bundle.path / "model.safetensors").stat().st_size,
         "flops_per_token": sizes.flops_per_token(config, config.context_length),
         "cache_bytes_per_token": sizes.cache_bytes(config, 1, 1),
         **shape,
         "tokenizer": f"{bundle.tokenizer.kind}, {bundle.tokenizer.fingerprint[:12]}",
-        **{name: value for name, value in bundle.about.items() if name not in ("tokenizer",)},
+        **_flat({name: value for name, value in bundle.about.items() if name not in ("tokenizer", "settings")}),
     }
+
+
+def _flat(tree: dict[str, Any]) -> dict[str, Any]:
+    """Nested facts on one level: {"data": {"tokens": 3}} -> {"data.tokens": 3}."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
