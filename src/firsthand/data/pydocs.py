@@ -10,6 +10,7 @@ weights has nothing to learn from a ruler, and a paragraph that stands twice cou
 
 import ast
 import inspect
+import os
 import re
 import sysconfig
 import warnings
@@ -35,16 +36,22 @@ def corpus() -> dict[str, str]:
     seen: set[str] = set()
     found = {f"topic-{name}": prose(text, seen) for name, text in _topics()}
     library = Path(sysconfig.get_path("stdlib"))
-    modules: dict[str, list[str]] = {}
-    for path in sorted(library.rglob("*.py")):
-        inside = path.relative_to(library)
-        if not LEFT_OUT.intersection(inside.parts):
-            modules.setdefault(inside.parts[0].removesuffix(".py"), []).extend(_entries(path, inside, seen))
-    found |= {f"module-{name}": "\n\n".join(entries) for name, entries in modules.items()}
+    for path in _sources(library):
+        module = ".".join(path.relative_to(library).with_suffix("").parts).removesuffix(".__init__")
+        found[f"module-{module}"] = "\n\n".join(_entries(path, module, seen))
     kept = {name: text + "\n" for name, text in found.items() if len(text) >= SHORTEST}
     if not kept:
         raise DownloadError(f"this Python has no documentation of its own (looked in {library}). Give a text of yours.")
     return kept
+
+
+def _sources(library: Path) -> list[Path]:
+    """The source files of the library, sorted; what is installed beside it, and its tests, are not entered."""
+    found = []
+    for folder, inner, names in os.walk(library):
+        inner[:] = [name for name in inner if name not in LEFT_OUT]
+        found += [Path(folder, name) for name in names if name.endswith(".py")]
+    return sorted(found)
 
 
 def _topics() -> list[tuple[str, str]]:
@@ -82,9 +89,8 @@ def _is_prose(paragraph: str) -> bool:
     return letters >= BARE * len(paragraph) and " " in paragraph and not CODE.search(paragraph)
 
 
-def _entries(path: Path, inside: Path, seen: set[str]) -> Iterator[str]:
+def _entries(path: Path, module: str, seen: set[str]) -> Iterator[str]:
     """Name and prose of everything in one source file that has a docstring."""
-    module = ".".join(inside.with_suffix("").parts).removesuffix(".__init__")
     try:
         with warnings.catch_warnings(action="ignore"):  # an old escape in somebody's string is not our business
             tree = ast.parse(path.read_bytes())
