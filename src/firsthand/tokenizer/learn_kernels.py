@@ -8,7 +8,7 @@ right of place p begins at p + its length, the token to the left ends at p - 1, 
 
 import numpy as np
 
-from firsthand.tokenizer.compiled import compiled, inlined, load64
+from firsthand.tokenizer.compiled import compiled, inlined, lean, load64
 from firsthand.tokenizer.split import PADDING, look, next_piece
 
 VOID = -1  # the border of a word or the inside of a token: equal to no id
@@ -25,7 +25,7 @@ TAG = np.uint64(0xFFFFFFFF00000000)  # the half of a hash that a slot keeps
 # arena (bytes,)          the bytes of all different words
 
 
-@inlined
+@lean
 def hash_of(data, start, length):
     """A number that is nearly always different for different words. Reads up to 7 bytes past the end."""
     value = np.uint64(length)
@@ -38,7 +38,7 @@ def hash_of(data, start, length):
     return value
 
 
-@inlined
+@lean
 def same(data, start, other, first, length):
     """Whether two words of one length are equal, byte by byte (eight at a time)."""
     for at in range(0, length, 8):
@@ -50,7 +50,7 @@ def same(data, start, other, first, length):
     return True
 
 
-@inlined
+@lean
 def slot_of(data, start, length, value, slots, rows, arena):
     """The slot of a word, or the free one where it belongs. The words are compared, never only their hashes."""
     mask = np.uint64(len(slots) - 1)
@@ -65,7 +65,7 @@ def slot_of(data, start, length, value, slots, rows, arena):
     return slot
 
 
-@inlined
+@lean
 def add_word(data, start, length, times, slots, rows, arena, known):
     """Count a word `times` more: -> how many words are known now, or -1, and nothing done, if a table is full."""
     value = hash_of(data, start, length)
@@ -141,19 +141,19 @@ def lay_out(rows, arena, known):
 # ---------------------------------------------------------------- the heap of pairs
 
 
-@inlined
+@lean
 def before(count, pair, heap, at):
     """The rule: the higher count is merged first; of equal counts the smaller left id, then the smaller right id."""
     return count > heap[at, COUNT] or (count == heap[at, COUNT] and pair < heap[at, PAIR])
 
 
-@inlined
+@lean
 def put(heap, at, count, pair, first, size):
     """Write one row of the heap."""
     heap[at, COUNT], heap[at, PAIR], heap[at, FIRST], heap[at, SIZE] = count, pair, first, size
 
 
-@inlined
+@lean
 def push(heap, rows, count, pair, first, size):
     """Put a pair into the heap of `rows` rows."""
     at = rows
@@ -166,7 +166,7 @@ def push(heap, rows, count, pair, first, size):
     put(heap, at, count, pair, first, size)
 
 
-@inlined
+@lean
 def sink(heap, rows, count, pair, first, size):
     """Put a pair in the place of the top row and let it sink to where it belongs."""
     at = 0
@@ -210,7 +210,7 @@ def pairs_of_bytes(cells, weights, pool, heap):
     return rows, used
 
 
-@inlined
+@lean
 def recount(cells, weights, lengths, pool, first, size, left, right):
     """How often a pair still occurs at its `size` places; drops the places where it is gone: -> (count, places)."""
     kept, count = 0, 0
@@ -223,7 +223,7 @@ def recount(cells, weights, lengths, pool, first, size, left, right):
     return count, kept
 
 
-@inlined
+@lean
 def replace(cells, lengths, pool, first, places, left, right, new):
     """Write the new id over every place of a pair, from left to right: -> how many there were. "aaa" holds one "aa"."""
     kept = 0
@@ -240,7 +240,7 @@ def replace(cells, lengths, pool, first, places, left, right, new):
     return kept
 
 
-@inlined
+@lean
 def beside(cells, lengths, place, new, side):
     """The pair that a new token at `place` makes with one neighbour: -> (neighbour's id or VOID, place of the pair)."""
     if side == RIGHT:
@@ -251,7 +251,7 @@ def beside(cells, lengths, place, new, side):
     return neighbour, place - lengths[neighbour]
 
 
-@inlined
+@lean
 def new_pairs(cells, weights, lengths, pool, used, first, places, heap, rows, tally, new, side):
     """Put the pairs of a new token with its neighbours on one side into pool and heap: -> (rows, places used).
 
