@@ -133,3 +133,15 @@ def test_a_token_outside_the_vocabulary_is_refused_with_both_numbers():
 def test_more_tokens_than_positions_are_refused_with_the_excess():
     with pytest.raises(ModelError, match="22 tokens exceed the 19 positions; shorten by 3"):
         kit.tiny("gpt2")(kit.ids(1, 22))
+
+
+def test_ids_that_are_not_rows_are_refused_with_the_mend():
+    with pytest.raises(ModelError, match=r"shape \(5,\); give rows of ids \(B, T\), for one row ids\[None\]"):
+        kit.tiny("gpt2")(kit.ids(5))
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("variant", ["gpt2", "fast"])
+def test_the_model_compiles_as_one_graph_and_gives_the_same_logits(variant):
+    model = kit.tiny(variant, dtype=torch.float32).train()
+    assert kit.gap(torch.compile(model, fullgraph=True)(kit.ids(3, 17)), model(kit.ids(3, 17))) < 1e-4

@@ -83,3 +83,10 @@ def test_a_growing_cache_refuses_rows_of_different_lengths():
     model = kit.tiny("llama")
     with pytest.raises(ModelError, match=r"not by \[4, 2\]; use a StaticCache"):
         model(kit.ids(2, 4), GrowingCache(model.config, batch=2), torch.tensor([4, 2]))
+
+
+@pytest.mark.parametrize("kind", CACHES)
+def test_a_cache_for_another_number_of_rows_is_refused(kind):
+    model = kit.tiny("llama")
+    with pytest.raises(ModelError, match="ids have 2 rows and the cache 3; make it with batch=2"):
+        model(kit.ids(2, 4), CACHES[kind](model.config, batch=3))

@@ -88,6 +88,8 @@ class GPT(nn.Module):
         With a cache, `ids` continue what it holds, and it is advanced. Rows are padded on the right; `lengths` (B,)
         counts the ids that are real, for the cache alone: causality already hides everything on the right.
         """
+        if ids.dim() != 2:
+            raise ModelError(f"ids have shape {tuple(ids.shape)}; give rows of ids (B, T), for one row ids[None]")
         positions, S = self._positions(ids, cache)
         x = self.dropout(self._embed(ids, positions))
         this = Pass(self._rotary(positions), visible(positions, S, self.config.window), cache, self.attend)
@@ -101,16 +103,17 @@ class GPT(nn.Module):
     def _positions(self, ids: Tensor, cache: Cache | None) -> tuple[Tensor, int]:
         """Where the new tokens stand, and how many can then be seen: (T,) when all rows agree, else (B, T); and S."""
         T = ids.shape[1]
-        starts = torch.zeros(1, dtype=torch.long) if cache is None else cache.lengths
-        room = self.config.context_length if cache is None else cache.capacity
-        S = int(starts.max()) + T
-        if room < S:
-            held = f" after {S - T} cached ones" if S > T else ""
-            raise ModelError(f"{T} tokens{held} exceed the {room} positions; shorten by {S - room}", code=2)
+        held, room = (None, self.config.context_length) if cache is None else (cache.lengths, cache.capacity)
+        shortest, longest = (0, 0) if held is None else (int(held.min()), int(held.max()))
+        if held is not None and len(held) != len(ids):
+            raise ModelError(f"ids have {len(ids)} rows and the cache {len(held)}; make it with batch={len(ids)}")
+        if longest + T > room:
+            after = f" after {longest} cached ones" if longest else ""
+            raise ModelError(f"{T} tokens{after} exceed the {room} positions; shorten by {longest + T - room}", code=2)
         steps = torch.arange(T, device=ids.device)
-        if (starts == starts[0]).all():
-            return steps + int(starts[0]), S
-        return steps + starts.to(ids.device)[:, None], S
+        if held is None or shortest == longest:
+            return steps + longest, longest + T
+        return steps + held.to(ids.device)[:, None], longest + T
 
     def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """A vector for every token, and in GPT-2 one for its position: (B, T) -> (B, T, C)."""
