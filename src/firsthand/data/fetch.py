@@ -33,16 +33,16 @@ def download(url: str, folder: Path, limit: int, progress: Progress) -> Path:
     """The file at `url`, in `folder`; at most `limit` bytes. What was already there of it is not asked for again."""
     url = mirrored(url)
     part = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.part"
-    folder.mkdir(parents=True, exist_ok=True)
-    for turn in range(1, TRIES + 1):
-        try:
-            return _go_on(url, part, limit, progress)
-        except urllib.error.HTTPError as error:
-            raise DownloadError(f"answered {error.code} {error.reason}") from None
-        except (OSError, http.client.HTTPException) as error:
-            if turn == TRIES or not part.exists():
-                reason = getattr(error, "reason", None) or error
-                raise DownloadError(f"no connection ({str(reason)[:60]})") from None
+    with files.RunLock(folder):  # two processes must not append to one file
+        for turn in range(1, TRIES + 1):
+            try:
+                return _go_on(url, part, limit, progress)
+            except urllib.error.HTTPError as error:
+                raise DownloadError(f"answered {error.code} {error.reason}") from None
+            except (OSError, http.client.HTTPException) as error:
+                if turn == TRIES or not part.exists():
+                    reason = getattr(error, "reason", None) or error
+                    raise DownloadError(f"no connection ({str(reason)[:60]})") from None
     raise AssertionError("the last turn returns or raises")
 
 
