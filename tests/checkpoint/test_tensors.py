@@ -118,7 +118,7 @@ def entry(shape, start, stop, dtype="F32"):
         (raw(b'{"a": {}, "a": {}}'), "a key stands twice", None),
         (raw({"a": entry([2], 0, 8) | {"more": 1}}, b"12345678"), "exactly dtype, shape and data_offsets", None),
         (raw({"a": [1]}), "exactly dtype, shape and data_offsets", None),
-        (raw({"a": entry([2], 0, 8, "F128")}, b"12345678"), "has type 'F128'; known: F64", None),
+        (raw({"a": entry([2], 0, 8, "F128")}, b"12345678"), "has type 'F128', known are F32", None),
         (raw({"a": entry([2], 0, 8, ["F32"])}, b"12345678"), "has type", None),
         (raw({"a": entry([2.0], 0, 8)}, b"12345678"), "must be whole numbers", None),
         (raw({"a": entry([True, 2], 0, 8)}, b"12345678"), "must be whole numbers", None),
@@ -165,7 +165,7 @@ def test_a_link_and_a_pipe_are_refused(tmp_path):
     (tmp_path / "link.safetensors").symlink_to("real.safetensors")
     os.mkfifo(tmp_path / "pipe.safetensors")
     for name in ("link.safetensors", "pipe.safetensors"):
-        with pytest.raises(CheckpointError, match="not a plain file|a link, which is not followed"):
+        with pytest.raises(CheckpointError, match=r"not a plain file|a link, which is not followed"):
             tensors.read(tmp_path / name)
 
 

@@ -144,7 +144,7 @@ def limited(action):
         result = action()
     except FirsthandError as error:
         text = str(error)
-        assert "\n" not in text and len(text) <= 240 and text.isprintable(), ascii(text)
+        assert "\n" not in text and len(text) <= 300 and text.isprintable(), ascii(text)
         result = None
     assert time.process_time() - start < 1.0
     return result

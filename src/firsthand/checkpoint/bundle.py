@@ -15,7 +15,6 @@ weights in. Nothing in a checkpoint is code.
 
 import json
 import platform
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from firsthand.checkpoint import tensors as stored
 from firsthand.errors import CheckpointError, ModelError, nearest
 from firsthand.model.config import ModelConfig
 from firsthand.model.gpt import GPT
+from firsthand.tokenizer import tokenizer_json
 from firsthand.tokenizer.bpe import Tokenizer
 
 
@@ -58,13 +58,13 @@ def save(
     content: dict[str, files.Content] = {
         "model.safetensors": write_model,
         "config.json": _json(asdict(model.config)),
-        "tokenizer.json": _tokenizer_json(tokenizer),
+        "tokenizer.json": tokenizer_json.write(tokenizer),
         "firsthand.json": _json({**_origin(tokenizer), **about}),
     }
     assert (optim is None) == (state is None), "a checkpoint to go on from needs both"
     if optim is not None and state is not None:
         optim_bytes, content["optim.safetensors"] = stored.stream(optim)
-        content["state.json"] = _json(state)
+        content["state.json"] = json.dumps(state, allow_nan=False)
         expected += optim_bytes
     return files.publish(directory, content, expected=expected)
 
@@ -107,9 +107,9 @@ def _model(path: Path, config: ModelConfig, device: str) -> GPT:
         model = GPT(config)
     expected = {name: list(tensor.shape) for name, tensor in weights(model).items()}
     shapes = {name: entry["shape"] for name, entry in found.items()}
-    for name in expected.keys() - shapes.keys():
+    for name in sorted(expected.keys() - shapes.keys()):
         raise _misfit(path, f"tensor {name!r} is missing.{nearest(name, shapes.keys() - expected.keys())}")
-    for name in shapes.keys() - expected.keys():
+    for name in sorted(shapes.keys() - expected.keys()):
         raise _misfit(path, f"tensor {files.quoted(name)} belongs to no part of this model.{nearest(name, expected)}")
     for name, shape in expected.items():
         if shapes[name] != shape:
@@ -196,13 +196,6 @@ def _origin(tokenizer: Any) -> dict:
         "made_with": {"firsthand": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.fingerprint},
     }
-
-
-def _tokenizer_json(tokenizer: Any) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tokenizer.json"
-        tokenizer.save(path)
-        return path.read_bytes()
 
 
 def _json(value: dict) -> bytes:

@@ -105,20 +105,17 @@ def header(path: Path | str) -> dict[str, dict]:
 
 def _span(path: Path | str, name: str, entry: object) -> tuple[int, int, str]:
     """Where one tensor lies, after its type, shape and place agreed: (begin, stop, name)."""
+    shown = files.quoted(name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(_bad(path, f"{files.quoted(name)} must have exactly dtype, shape and data_offsets"))
+        raise CheckpointError(_bad(path, f"{shown} must have exactly dtype, shape and data_offsets"))
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise CheckpointError(
-            _bad(path, f"{files.quoted(name)} has type {files.quoted(dtype)}; known: {', '.join(DTYPES)}")
-        )
+        raise CheckpointError(_bad(path, f"{shown} has type {files.quoted(dtype)}, known are F32, BF16, I64, ..."))
     if not _counts(shape) or len(shape) > 8 or not _counts(offsets) or len(offsets) != 2:
-        raise CheckpointError(
-            _bad(path, f"shape and data_offsets of {files.quoted(name)} must be whole numbers, 0 or more")
-        )
+        raise CheckpointError(_bad(path, f"shape and data_offsets of {shown} must be whole numbers, 0 or more"))
     begin, stop = offsets
     if stop - begin != math.prod(shape) * DTYPES[dtype].itemsize:  # Python's integers do not overflow
-        raise CheckpointError(_bad(path, f"{files.quoted(name)} has another size than its shape says"))
+        raise CheckpointError(_bad(path, f"{shown} has another size than its shape says"))
     return begin, stop, name
 
 
@@ -127,7 +124,7 @@ def _counts(value: object) -> bool:
 
 
 def _bad(path: Path | str, what: str) -> str:
-    return f"{files.shown(path)} is not whole: {what}. Fetch the file again"
+    return f"{files.shown(path)} is damaged: {what}. Fetch the file again"
 
 
 def refuse_foreign(path: Path | str, start: bytes, size: int) -> None:
