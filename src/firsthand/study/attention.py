@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from firsthand.study.canvas import SOFT, bare, canvas
-from firsthand.study.page import Picture, Row, Table, label
+from firsthand.study.page import Picture, Row, Table, brief
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def attention_grid(maps: np.ndarray, tokens: Sequence[str]) -> Picture:
     """Who looks at whom, in every layer and head: (L, H, T, T), T tokens."""
     L, H, T, _ = maps.shape
-    names = [label(token) for token in tokens]
+    names = [brief(token) for token in tokens]
     side = 8.2 / H
     with canvas("attention", min(side * L + 0.7, 13.0)) as drawn:
         grid = drawn.figure.subplots(L, H, squeeze=False)
@@ -45,7 +45,7 @@ def attention_grid(maps: np.ndarray, tokens: Sequence[str]) -> Picture:
 def attention_map(weights: np.ndarray, tokens: Sequence[str], title: str) -> Picture:
     """One head, large enough to read: (T, T), T tokens."""
     T = len(tokens)
-    names = [label(token) for token in tokens]
+    names = [brief(token) for token in tokens]
     with canvas("head", 4.6) as drawn:
         axes = drawn.figure.add_subplot(title=title)
         _map(axes, weights)
@@ -76,8 +76,8 @@ def busiest_head(maps: np.ndarray) -> tuple[int, int]:
 def _map(axes: "Axes", weights: np.ndarray) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
-    colours = LinearSegmentedColormap.from_list("paper", ["#f6f3ec", "#9dbbd4", "#2b5c8a", "#12304d"])
-    colours.set_bad("#ffffff")
+    shades = LinearSegmentedColormap.from_list("paper", ["#f6f3ec", "#9dbbd4", "#2b5c8a", "#12304d"])
+    colours = shades.with_extremes(bad="#ffffff")  # the future
     T = weights.shape[0]
     past = np.ma.masked_where(np.triu(np.ones((T, T), dtype=bool), 1), weights)
     axes.imshow(past, cmap=colours, vmin=0, vmax=1, interpolation="none")

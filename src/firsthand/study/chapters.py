@@ -144,8 +144,8 @@ def pretrain(result: Result) -> Section:
         note = paragraph("The same question after more and more steps, with the same seed: only the model changes.")
         parts += [heading("Samples over time"), note, samples]
     lead = (
-        "Again and again: read a few windows, be surprised, and change every weight so that it would have been a little "
-        "less surprised. The loss is that surprise, in nats per token."
+        "Again and again: read a few windows, be surprised, and change every weight to be a little less surprised. "
+        "The loss is that surprise, in nats per token."
     )
     return Section("The GPT learns", lead, parts)
 

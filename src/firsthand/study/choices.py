@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from firsthand.study.canvas import GREEN, INK, RUST, SOFT, bare, canvas, note
-from firsthand.study.page import Picture, Row, Table, label
+from firsthand.study.page import Picture, Row, Table, brief
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ def choices(steps: Sequence[dict[str, Any]]) -> Picture:
         after = {row["token"]: row["after"] for row in step["tokens"]}
         cut = f"{step['removed']:.1%} of the probability removed" if step["removed"] > 1e-9 else "nothing removed"
         panels.append((step["name"], [after.get(row["token"], 0.0) for row in tokens], cut))
-    names = [label(row["token"]) for row in tokens]
+    names = [brief(row["token"]) for row in tokens]
     with canvas("choices", 0.9 + 0.235 * len(tokens)) as drawn:
         grid = drawn.figure.subplots(1, len(panels), sharex=True, squeeze=False)[0]
         for axes, (name, shares, cut), place in zip(grid, panels, range(len(panels)), strict=True):

@@ -81,6 +81,12 @@ def label(token: str) -> str:
     return "".join(signs.get(char) or _seen(char) for char in token) or "∅"
 
 
+def brief(token: str, most: int = 14) -> str:
+    """A token as a figure has room for it: the beginning, if it is long."""
+    shown = label(token)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
 def _seen(char: str) -> str:
     """A character, or its number where it would be invisible."""
     return f"⟨{ord(char):x}⟩" if unicodedata.category(char) in HIDDEN else char

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from firsthand.study.canvas import BLUE, COLOURS, INK, RULE, SOFT, bare, canvas, note
-from firsthand.study.page import Picture, Row, Table, label
+from firsthand.study.page import Picture, Row, Table, brief
 
 
 def token_lengths(counts: dict[int, int]) -> Picture:
@@ -29,7 +29,7 @@ def token_lengths(counts: dict[int, int]) -> Picture:
 
 def window_picture(inputs: Sequence[str], targets: Sequence[str], most: int = 9) -> Picture:
     """The beginning of one training row: what the model is given at every position, and what it must say."""
-    given, wanted = [label(token) for token in inputs[:most]], [label(token) for token in targets[:most]]
+    given, wanted = [brief(token, 11) for token in inputs[:most]], [brief(token, 11) for token in targets[:most]]
     with canvas("window", 1.75) as drawn:
         axes = drawn.figure.add_subplot()
         bare(axes)
@@ -39,9 +39,8 @@ def window_picture(inputs: Sequence[str], targets: Sequence[str], most: int = 9)
         axes.set_yticks([0.1, 1.1], ["must say", "is given"], fontsize=9)
         for place, (a, b) in enumerate(zip(given, wanted, strict=True)):
             for height, word, ground in ((1.1, a, "#dfe9f2"), (0.1, b, "#dfeee2")):
-                short = word if len(word) <= 11 else f"{word[:10]}…"
                 box = {"boxstyle": "round,pad=0.35", "facecolor": ground, "edgecolor": "none"}
-                axes.text(place, height, short, ha="center", va="center", fontsize=8, color=INK, bbox=box)
+                axes.text(place, height, word, ha="center", va="center", fontsize=8, color=INK, bbox=box)
             axes.annotate(
                 "", (place, 0.42), (place, 0.8), arrowprops={"arrowstyle": "->", "color": RULE, "linewidth": 1.2}
             )
@@ -90,9 +89,9 @@ def embedding_map(points: Sequence[dict[str, Any]]) -> Picture:
             first.add(point["word"])
             colour = colours[point["word"]]
             axes.plot(point["x"], point["y"], "o", color=colour, markersize=6 if main else 3)
-            note(axes, (point["x"], point["y"]), label(point["token"]), colour, size=10 if main else 8)
+            note(axes, (point["x"], point["y"]), brief(point["token"]), colour, size=10 if main else 8)
         axes.margins(x=0.09)
-    rows: list[Row] = [(p["word"], label(p["token"]), p["x"], p["y"]) for p in points]
+    rows: list[Row] = [(p["word"], brief(p["token"]), p["x"], p["y"]) for p in points]
     alt = f"Scatter plot: the embeddings of {', '.join(words)} and of their nearest tokens, in two dimensions."
     caption = "Large: the words asked for; in the same colour their nearest neighbours, in two of many dimensions."
     return Picture(drawn.svg, alt, caption, Table(("near", "token", "x", "y"), rows))
