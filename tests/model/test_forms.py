@@ -115,6 +115,15 @@ def test_what_writes_into_the_stream_starts_smaller_by_the_root_of_twice_the_dep
     assert abs(spread["blocks.3.mlp.down.weight"] - 0.005) < 0.0003
 
 
+def test_what_is_not_gpt2_starts_larger_where_that_was_measured_to_help():
+    model = GPT(ModelConfig(11, 19, n_layer=2, n_head=6, d_model=192, **FAST))  # heads of 32
+    assert abs(model.embed.weight.std().item() - 0.1) < 0.01
+    assert abs(model.head.weight.std().item() - 0.02) < 0.002
+    assert (model.blocks[1].attention.q_norm.weight == 2).all()  # sqrt(128 / 32)
+    assert (model.blocks[1].attention.k_norm.weight == 1).all()
+    assert (model.blocks[1].mlp_norm.weight == 1).all()
+
+
 def test_a_tied_head_is_the_embedding_itself():
     model = kit.tiny("gpt2")
     assert model.head.weight is model.embed.weight
