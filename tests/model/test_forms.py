@@ -150,6 +150,7 @@ def test_ids_that_are_not_rows_are_refused_with_the_mend():
 
 
 @pytest.mark.deep
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 @pytest.mark.parametrize("variant", ["gpt2", "fast"])
 def test_the_model_compiles_as_one_graph_and_gives_the_same_logits(variant):
     model = kit.tiny(variant, dtype=torch.float32).train()
