@@ -19,6 +19,7 @@ import re
 from codecs import BOM_UTF8, getincrementaldecoder
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Lock
 
@@ -28,6 +29,7 @@ from firsthand.errors import DataError, TokenizerError
 from firsthand.tokenizer import learn_kernels as kernels
 from firsthand.tokenizer.bpe import Tokenizer
 from firsthand.tokenizer.split import CLASSES, PADDING, pattern_code
+from firsthand.tokenizer.vocabulary import LONGEST_TOKEN, MOST_TOKENS
 
 Source = str | Path
 
@@ -51,12 +53,13 @@ def train(
     """A tokenizer of `vocab_size` entries, special tokens included, learned from texts (str) and UTF-8 files (Path).
 
     Each text and each file is a document of its own. A text too short for so many merges is an error that says how
-    many it gives, unless `allow_fewer`. Every pair that occurs at all may be merged, even if it occurs only once.
+    many it gives, unless `allow_fewer`. Every pair that occurs at all may be merged, even if it occurs only once; only
+    tokens of more than 1,024 bytes are never made.
     """
     most = check_request(vocab_size, special_tokens)
     words = count_words(texts_or_paths, pattern)
     cells, weights = kernels.lay_out(words.rows, words.arena, words.known)
-    merges = [(left, right) for left, right in kernels.join(cells, weights, most).tolist()]
+    merges = [(left, right) for left, right in kernels.join(cells, weights, most, LONGEST_TOKEN).tolist()]
     if len(merges) < most and not allow_fewer:
         possible = 256 + len(merges) + len(special_tokens)
         raise TokenizerError(
@@ -83,10 +86,10 @@ def check_request(vocab_size: int, special_tokens: Sequence[str]) -> int:
             f"special_tokens {special_tokens!r:.60} must be a list of different names, like ['<|endoftext|>']"
         )
     least = 256 + len(special_tokens)
-    if not least <= vocab_size <= 1 << 22:
+    if not least <= vocab_size <= MOST_TOKENS:
         raise TokenizerError(
             f"vocab_size {vocab_size} is out of range: 256 bytes and {len(special_tokens)} special tokens need "
-            f"{least}, the most is {1 << 22}. Usual: 4096 to 50257"
+            f"{least}, the most is {MOST_TOKENS}. Usual: 4096 to 50257"
         )
     return vocab_size - least
 
@@ -174,12 +177,19 @@ def documents(sources: Source | Iterable[Source]) -> Iterator[bytes]:
             yield from cut(checked(source))
         elif not isinstance(source, str):
             raise TokenizerError(f"{source!r:.60} is neither a text (str) nor a file (pathlib.Path)")
-        elif len(source) < 256 and Path(source).is_file():
+        elif names_a_file(source):
             raise TokenizerError(
                 f"{source!r} is a text of {len(source)} characters here; for the file write Path({source!r})"
             )
         else:
             yield from cut(encoded(source))
+
+
+def names_a_file(text: str) -> bool:
+    """Whether a text was probably meant to be a path."""
+    with suppress(OSError):  # too long for a name
+        return len(text) < 4096 and Path(text).is_file()
+    return False
 
 
 def cut(parts: Iterable[bytes]) -> Iterator[bytes]:

@@ -293,8 +293,8 @@ def longer(array, needed):
 
 
 @compiled
-def join(cells, weights, most):
-    """Merge the commonest pair, at most `most` times: (N,) int32, (N,) int64 -> (M, 2) int32 pairs of ids.
+def join(cells, weights, most, longest):
+    """Merge the commonest pair of at most `longest` bytes, `most` times: (N,) int32, (N,) int64 -> (M, 2) int32 of ids.
 
     Merge m makes id 256 + m. A pair can only become rarer after the merge that made it, since every later merge makes
     a newer id. So a row of the heap holds an upper bound: on top, it is counted anew, and merged only if still exact.
@@ -309,7 +309,10 @@ def join(cells, weights, most):
     while done < most and rows > 0:
         pair, first = heap[0, PAIR], heap[0, FIRST]
         left, right, new = pair >> 32, pair & 0xFFFFFFFF, BYTES + done
-        count, places = recount(cells, weights, lengths, pool, first, heap[0, SIZE], left, right)
+        if lengths[left] + lengths[right] > longest:
+            count, places = np.int64(0), np.int64(0)  # taken off the heap for ever
+        else:
+            count, places = recount(cells, weights, lengths, pool, first, heap[0, SIZE], left, right)
         exact = count == heap[0, COUNT]
         if exact or count == 0:
             rows -= 1
