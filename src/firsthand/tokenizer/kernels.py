@@ -49,7 +49,8 @@ class Room(NamedTuple):
 def room_for(size: int) -> Room:
     """Room for a chunk of `size` bytes; what is never touched costs no memory."""
     kinds, marks = np.empty((2, size + PADDING), np.uint8)
-    return Room(kinds, marks, np.empty(max(size, SCANNED), np.uint64), Links(*np.empty((4, size), np.int64)))
+    links = Links(np.empty(size, np.int32), np.empty(size, np.int32), np.empty(2 * size, np.uint64))
+    return Room(kinds, marks, np.empty(max(size, SCANNED), np.uint64), links)
 
 
 def chunks(data: bytes, size: int) -> Iterator[tuple[int, int]]:

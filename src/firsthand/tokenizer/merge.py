@@ -73,68 +73,75 @@ def merge_short(ids, first, count, table, scores):
 
 
 class Links(NamedTuple):
-    """Room to merge a long piece: four (N,) int64. `heap` holds places, `where` says where each stands in the heap."""
+    """Room to merge a long piece of N bytes."""
 
-    after: np.ndarray
-    ahead: np.ndarray
-    heap: np.ndarray
-    where: np.ndarray
-
-
-@lean
-def comes_first(one, other, scores):
-    """Whether the pair at `one` merges before the pair at `other`."""
-    return scores[one] < scores[other] or (scores[one] == scores[other] and one < other)
+    after: np.ndarray  # (N,) int32: where the next id stands
+    ahead: np.ndarray  # (N,) int32: where the one before stands
+    heap: np.ndarray  # (2N,) uint64: priority and place of pairs, 4 below each, so that one step down is one cache line
 
 
 @lean
-def settle(links, at, size, scores):
-    """Move the pair `at`, whose score has changed, up or down the heap until it stands right."""
-    heap, where = links.heap, links.where
-    spot = where[at]
-    while spot > 0 and comes_first(at, heap[(spot - 1) >> 1], scores):
-        heap[spot] = heap[(spot - 1) >> 1]
-        where[heap[spot]] = spot
-        spot = (spot - 1) >> 1
-    while 2 * spot + 1 < size:
-        below = 2 * spot + 1
-        if below + 1 < size and comes_first(heap[below + 1], heap[below], scores):
-            below += 1
-        if not comes_first(heap[below], at, scores):
+def push(heap, size, key):
+    """Put a key into the heap of `size`."""
+    at = np.int64(size)
+    while at > 0 and heap[(at - 1) >> 2] > key:
+        heap[at] = heap[(at - 1) >> 2]
+        at = (at - 1) >> 2
+    heap[at] = key
+
+
+@lean
+def pop(heap, size):
+    """Take the lowest key off the heap of `size`: the last one sinks from the top to its place."""
+    last, at = heap[size - 1], np.int64(0)
+    while 4 * at + 1 < size - 1:
+        best = 4 * at + 1
+        for other in range(best + 1, min(best + 4, size - 1)):
+            if heap[other] < heap[best]:
+                best = other
+        if heap[best] >= last:
             break
-        heap[spot] = heap[below]
-        where[heap[spot]] = spot
-        spot = below
-    heap[spot], where[at] = at, spot
+        heap[at] = heap[best]
+        at = best
+    heap[at] = last
+
+
+@lean
+def offer(ids, first, at, count, table, scores, links, size):
+    """Score the pair that begins at `at`, and put it into the heap if it merges: -> the size of the heap."""
+    right = np.int64(links.after[at])
+    scores[at] = score_of(ids[first + at], ids[first + right], table) if right < count else NEVER
+    if scores[at] == NEVER:
+        return size
+    push(links.heap, size, (scores[at] & ~LOW) | np.uint64(at))
+    return size + 1
 
 
 @lean
 def merge_long(ids, first, count, table, scores, links):
-    """Merge ids[first : first + count] in place with a heap over a linked list, in n log n: -> how many are left.
-
-    Every place keeps its entry in the heap; one where no pair begins that merges has the score NEVER, and sinks.
-    """
-    after, ahead = links.after, links.ahead
+    """Merge ids[first : first + count] in place with a heap over a linked list, in n log n: -> how many are left."""
+    size = np.int64(0)
     for at in range(count):
-        after[at], ahead[at], links.where[at] = at + 1, at - 1, at
-        scores[at] = NEVER if at == count - 1 else score_of(ids[first + at], ids[first + at + 1], table)
-        settle(links, at, at + 1, scores)
-    while scores[links.heap[0]] != NEVER:
-        at = links.heap[0]
-        gone = after[at]
+        links.after[at], links.ahead[at] = at + 1, at - 1
+        size = offer(ids, first, at, count, table, scores, links, size)
+    while size > 0:
+        key = links.heap[0]
+        pop(links.heap, size)
+        size -= 1
+        at = np.int64(key & LOW)
+        if scores[at] >> HALF != key >> HALF:  # the pair that began here has changed since
+            continue
         ids[first + at] = scores[at] & LOW
-        after[at] = after[gone]
+        gone, left = np.int64(links.after[at]), np.int64(links.ahead[at])
         scores[gone] = NEVER
-        settle(links, gone, count, scores)
-        for left in (ahead[at], at):  # the pairs that the new id ends and begins
-            if left >= 0:
-                right = after[left]
-                scores[left] = score_of(ids[first + left], ids[first + right], table) if right < count else NEVER
-                settle(links, left, count, scores)
-        if after[at] < count:
-            ahead[after[at]] = at
+        links.after[at] = links.after[gone]
+        if links.after[at] < count:
+            links.ahead[links.after[at]] = at
+        size = offer(ids, first, at, count, table, scores, links, size)
+        if left >= 0:
+            size = offer(ids, first, left, count, table, scores, links, size)
     kept, at = np.int64(0), np.int64(0)
     while at < count:
         ids[first + kept] = ids[first + at]
-        kept, at = kept + 1, after[at]
+        kept, at = kept + 1, np.int64(links.after[at])
     return kept
