@@ -11,7 +11,8 @@ from firsthand.errors import CheckpointError
 from firsthand.study import chapters, page, plots, report
 from firsthand.study.attention import attention_grid, attention_map
 from firsthand.study.choices import choices
-from firsthand.study.tokens import embedding_map, neighbours, token_lengths, window_picture
+from firsthand.study.embeddings import embedding_map, neighbours
+from firsthand.study.tokens import token_lengths, window_picture
 
 PAYLOADS = [
     "</script><script>alert(1)</script>",
@@ -176,7 +177,7 @@ def test_what_cannot_be_seen_is_named():
 @pytest.mark.parametrize(
     "value, shown",
     [(0.12345, "0.1235"), (2, "2"), (1_234_567, "1,234,567"), (12.0, "12"), (3e-17, "3.0e-17"), (None, "–"),
-     (0.0, "0.0e+00"), (12345.6, "12,346"), (-0.5, "-0.5")],
+     (0.0, "0"), (12345.6, "12,346"), (-0.5, "-0.5")],
 )  # fmt: skip
 def test_numbers_are_written_for_reading(value, shown):
     assert page.number(value) == shown
@@ -185,7 +186,7 @@ def test_numbers_are_written_for_reading(value, shown):
 PICTURES = {
     "lengths": token_lengths({1: 256, 2: 30, 5: 3}),
     "window": window_picture(["a", " b"], [" b", "c"]),
-    "embeddings": embedding_map([{"token": token, "word": "a", "x": 0.1, "y": 0.2} for token in "ab"]),
+    "embeddings": embedding_map([{"token": token, "word": "a", "main": True, "x": 0.1, "y": 0.2} for token in "ab"]),
     "attention": attention_grid(np.full((2, 3, 4, 4), 0.25), list("abcd")),
     "head": attention_map(np.eye(4), list("abcd"), "layer 1"),
     "choices": choices([{"name": "top-k 1", "kept": 1, "removed": 0.4, "tokens": [
@@ -251,10 +252,25 @@ def test_neighbours_worked_by_hand():
     assert [near["token"] for near in found["near"]["a"]] == ["b"]
     assert found["near"]["a"][0]["cosine"] == pytest.approx(2 / (4.04**0.5))
     assert [near["token"] for near in found["near"]["c"]] == ["e"]
-    assert [point["token"] for point in found["points"]] == ["a", "b", "c", "e"]
+    assert {(point["token"], point["word"]) for point in found["points"]} == {
+        ("a", "a"),
+        ("b", "a"),
+        ("c", "c"),
+        ("e", "c"),
+    }
+    assert {point["token"] for point in found["points"] if point["main"]} == {"a", "c"}
     flat = np.array([[point["x"], point["y"]] for point in found["points"]])
     assert np.allclose(flat.mean(axis=0), 0)  # centred
     assert abs(flat[:, 0] @ flat[:, 1]) < 1e-12  # the two directions share nothing
+    assert neighbours(table, list("abcde"), {}) == {"near": {}, "points": []}
+
+
+def test_a_token_near_two_words_is_drawn_once_and_a_word_keeps_its_own_colour():
+    table = np.array([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2]])
+    points = neighbours(table, list("abc"), {"a": 0, "c": 2}, most=2)["points"]
+    assert [(point["token"], point["word"], point["main"]) for point in points] == [
+        ("a", "a", True), ("c", "c", True), ("b", "a", False),
+    ]  # fmt: skip
 
 
 def test_every_stage_of_a_journey_has_its_chapter():

@@ -21,6 +21,7 @@ from firsthand.run import text as texts
 from firsthand.run import use
 from firsthand.run.settings import model_config, read_run
 from firsthand.run.train import prepare, train
+from firsthand.study.embeddings import neighbours
 from firsthand.tokenizer.bpe import Tokenizer
 from firsthand.tokenizer.measure import measure, word_steps
 
@@ -215,18 +216,11 @@ def generate(trip: Trip) -> dict[str, Any]:
 
 
 def _neighbours(bundle: Any) -> dict[str, Any]:
-    """For a few words, the tokens whose embeddings point the same way, and all of these in two dimensions."""
-    table = torch.nn.functional.normalize(bundle.model.embed.weight.detach(), dim=1)
-    ids = {word: bundle.tokenizer.encode(f" {word}").tolist() for word in WORDS}
-    near = {}
-    for word, found in ids.items():
-        if len(found) == 1:
-            order = (table @ table[found[0]]).topk(7)
-            near[word] = [
-                {"token": bundle.tokenizer.decode([id]), "cosine": cosine}
-                for id, cosine in zip(order.indices.tolist()[1:], order.values.tolist()[1:], strict=True)
-            ]
-    return near
+    """For a few words that are one token, the tokens whose embeddings point the same way, and a map of all these."""
+    tokens = [bundle.tokenizer.decode([id]) for id in range(bundle.tokenizer.vocab_size)]
+    spelled = {word: bundle.tokenizer.encode(f" {word}").tolist() for word in WORDS}
+    whole = {word: ids[0] for word, ids in spelled.items() if len(ids) == 1}
+    return neighbours(bundle.model.embed.weight.detach().numpy(), tokens, whole)
 
 
 STAGES: tuple[Callable[[Trip], dict[str, Any]], ...] = (tokenizer, data, attention, model, pretrain, generate)

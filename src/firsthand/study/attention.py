@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from firsthand.study.canvas import SOFT, bare, canvas
+from firsthand.study.canvas import INK, SOFT, bare, canvas
 from firsthand.study.page import Picture, Row, Table, brief
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def attention_map(weights: np.ndarray, tokens: Sequence[str], title: str) -> Pic
         if T <= 16:
             for row in range(T):
                 for column in range(row + 1):
-                    ink = "white" if weights[row, column] > 0.55 else SOFT
+                    ink = "white" if weights[row, column] > 0.4 else INK
                     share = f"{weights[row, column]:.2f}".lstrip("0")
                     axes.text(column, row, share, ha="center", va="center", fontsize=7, color=ink)
     rows: list[Row] = []

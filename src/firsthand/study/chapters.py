@@ -8,6 +8,7 @@ import numpy as np
 from firsthand.study import plots, runs
 from firsthand.study.attention import attention_grid, attention_map, busiest_head
 from firsthand.study.choices import choices
+from firsthand.study.embeddings import embedding_map
 from firsthand.study.page import (
     Html,
     Row,
@@ -26,7 +27,7 @@ from firsthand.study.page import (
     quotes,
     table,
 )
-from firsthand.study.tokens import embedding_map, token_lengths, window_picture
+from firsthand.study.tokens import token_lengths, window_picture
 
 Result = dict[str, Any]
 

@@ -40,8 +40,8 @@ def _bars(axes: "Axes", shares: Sequence[float], before: Sequence[float], colour
     bare(axes)
     axes.invert_yaxis()
     axes.set_xticks([])
-    axes.barh(range(len(shares)), before, height=0.62, facecolor="none", edgecolor="#bdb9ae", linewidth=0.7)
-    axes.barh(range(len(shares)), shares, height=0.62, color=colour, alpha=0.85)
+    axes.barh(range(len(shares)), shares, height=0.62, color=colour, alpha=0.7)
+    axes.barh(range(len(shares)), before, height=0.62, facecolor="none", edgecolor=INK, linewidth=0.7)
     for place, (share, was) in enumerate(zip(shares, before, strict=True)):
         gone = share == 0 and was > 0
         mark, ink = ("✕", RUST) if gone else ("" if share == 0 else f"{share:.1%}", INK)

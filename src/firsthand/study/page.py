@@ -140,6 +140,8 @@ def number(value: float | None) -> str:
         return "–"
     if isinstance(value, int) or (float(value).is_integer() and 1 <= abs(value) < 1e15):
         return f"{int(value):,}"
+    if value == 0:
+        return "0"
     return f"{value:.4g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.1e}" if abs(value) < 1e-3 else f"{value:,.0f}"
 
 

@@ -12,6 +12,7 @@ from firsthand.study.canvas import BLUE, COLOURS, GREEN, INK, RUST, SAND, SOFT, 
 from firsthand.study.page import Picture, Row, Table
 
 Records = Sequence[dict[str, Any]]
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MOST = 1_500  # points a line may have: more cannot be told apart on a screen
 
 
@@ -170,6 +171,7 @@ def gradients(lines: dict[str, Sequence[float]]) -> Picture:
             axes.semilogy(places, norms, color=colour, marker="o", markersize=3.5)
             note(axes, (1, norms[0]), name, colour, shift=(-2, 10))
         axes.set_xticks(range(1, max(map(len, lines.values())) + 1))
+        axes.yaxis.set_major_formatter(_power)
         axes.minorticks_off()
         axes.margins(y=0.16)
     depth = max(map(len, lines.values()))
@@ -179,3 +181,8 @@ def gradients(lines: dict[str, Sequence[float]]) -> Picture:
         "Without shortcuts the gradient shrinks at every layer on its way down; the first layers learn next to nothing."
     )
     return Picture(drawn.svg, alt, caption, Table(("layer", *lines), rows))
+
+
+def _power(value: float, _place: float) -> str:
+    """A power of ten as it is written by hand."""
+    return "10" + str(round(math.log10(value))).translate(RAISED)
