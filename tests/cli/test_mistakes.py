@@ -3,6 +3,7 @@
 Each is made through the command line, as its user would make it. The numbers are those of docs/errors.md.
 """
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -56,8 +57,11 @@ def told(home, capsys, monkeypatch):
     return run
 
 
+NUMBER = itertools.count()
+
+
 def train(*words: str) -> tuple[str, ...]:
-    return ("train", *TINY, "out=runs/b", *words)
+    return ("train", *TINY, f"out=runs/new{next(NUMBER)}", *words)
 
 
 def has(message: str, *parts: str) -> None:
@@ -67,9 +71,18 @@ def has(message: str, *parts: str) -> None:
 
 
 def test_e1_a_tokenizer_of_another_size(told, home):
-    config = home / "runs/b1"
-    has(told("evaluate", "runs/a", "--data", "nowhere"), "nowhere")
-    assert not config.exists()
+    folder = sorted((home / "runs/a").glob("step-*"))[-1]
+    config = json.loads((folder / "config.json").read_text())
+    from firsthand import files
+    from firsthand.tokenizer.simple import CharTokenizer
+
+    other = home / "other"
+    content = {name: (folder / name).read_bytes() for name in ("model.safetensors", "config.json", "firsthand.json")}
+    CharTokenizer.train(TEXT + "ßü").save(home / "other-tokenizer")
+    content["tokenizer.json"] = (home / "other-tokenizer" / "tokenizer.json").read_bytes()
+    files.publish(other, content)
+    size = config["vocab_size"]
+    has(told("info", "other"), f"tokenizer has {size + 2} tokens", f"{size} embedding rows", "[FH001]")
 
 
 def test_e2_a_prompt_longer_than_the_context(told):
@@ -148,10 +161,15 @@ def test_e28_another_encoding(told, home):
     has(told(*train("data.source=latin.txt")), "latin.txt", "0xF6", "latin-1", "[FH028]")
 
 
-def test_e29_a_text_shorter_than_the_context(told, home):
-    (home / "short.txt").write_text("To be, or not to be.\nThat is the question.\n")
-    message = told(*train("data.source=short.txt", "model.context_length=64"))
-    has(message, "less than one window of 64", "model.context_length=", "[FH029]")
+def test_e29_a_text_shorter_than_the_context(told):
+    message = told(*train("data.source=hamlet.txt", "model.context_length=1024"))
+    has(message, "less than one window of 1,024", "model.context_length=", "[FH029]")
+
+
+def test_e30_no_room_for_validation(told, home):
+    (home / "two.jsonl").write_text(json.dumps({"text": TEXT}) + "\n" + json.dumps({"text": TEXT + "."}))
+    message = told(*train("data.source=two.jsonl", "data.validation_fraction=0.01"))
+    has(message, "data.validation_fraction=0.01 of 2 documents leaves none for validation", "or more", "[FH030]")
 
 
 def test_e31_heads_that_do_not_divide_the_width(told):

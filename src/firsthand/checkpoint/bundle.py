@@ -170,16 +170,21 @@ def _same_vocabulary(directory: Path | str, tokens: int, rows: int) -> None:
 def _refuse_other_things(directory: Path) -> None:
     """A file, or a folder that is no bundle, gets the message that helps most."""
     if directory.is_file():
-        with files.open_regular(directory) as file:
-            stored.refuse_foreign(directory, file.read(8), directory.stat().st_size)
+        _refuse_file(directory)
         raise CheckpointError(f"{files.shown(directory)} is a file; give the directory it lies in")
     if (directory / files.MANIFEST).exists():
         return
     if inside := files.checkpoints(directory):
         raise CheckpointError(f"{files.shown(directory)} is a run. Give a checkpoint of it: {files.shown(inside[-1])}")
     for path in sorted(directory.glob("*")):
-        stored.refuse_foreign(path, b"", 0)
+        if path.is_file():
+            _refuse_file(path)
     files.verify(directory)  # which says that there is no manifest
+
+
+def _refuse_file(path: Path) -> None:
+    with files.open_regular(path) as file:
+        stored.refuse_foreign(path, file.read(8), path.stat().st_size)
 
 
 def _require(directory: Path, manifest: dict, *names: str) -> None:
