@@ -110,7 +110,7 @@ def test_a_stop_text_ends_the_text_and_no_part_of_it_is_shown():
     it = bundle()
     whole = generate(it, "the", 40, temperature=1.5, top_k=0, seed=2)
     assert len(whole) > 15
-    for at, length in product(range(2, len(whole) - 4), (1, 2, 4)):
+    for at, length in product(range(2, len(whole) - 4, 5), (1, 2, 4)):
         stop = whole[at : at + length]
         assert generate(it, "the", 40, 1.5, 0, seed=2, stop=stop) == whole[: whole.index(stop)]
         assert generate(it, "the", 40, 1.5, 0, seed=2, stop=("never said", stop)) == whole[: whole.index(stop)]
@@ -214,8 +214,12 @@ def test_a_conversation_that_outgrows_the_context_is_refused_and_stays_whole():
     talk = Conversation(bundle(), Sampler(0), max_tokens=20)
     list(talk.say("the"))
     before = list(talk.ids)
-    with pytest.raises(ModelError, match="prompt is 51 tokens"):
-        talk.say("y" * (51 - len(before)))
+    with pytest.raises(ModelError) as error:
+        talk.say("y" * (47 - len(before)))
+    assert str(error.value) == (
+        "conversation and prompt are 47 tokens, the model's context is 47 and max_tokens is 20. "
+        "Shorten the prompt by 20 tokens or begin a new conversation. [FH002]"
+    )
     assert talk.ids == before
 
 

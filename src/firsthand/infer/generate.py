@@ -61,7 +61,7 @@ def explain(bundle: Bundle, prompt: str, sampler: Sampler) -> list[Step]:
     """What every step of the sampler does to the distribution of the first token after a prompt."""
     sampler.check(bundle.model.config.vocab_size)
     ids = start(bundle, prompt)
-    _check_room(bundle.model, len(ids), 1)
+    _check_room(bundle.model, 0, len(ids), 1)
     return sampler.steps(next_scores(bundle.model, ids).to("cpu", torch.float64), ids)
 
 
@@ -93,7 +93,7 @@ class Conversation:
     def say(self, text: str) -> Iterator[str]:
         """Append a text now, and give the model's continuation piece by piece."""
         said = self.bundle.tokenizer.encode(text).tolist() if self.ids else start(self.bundle, text)
-        _check_room(self.bundle.model, len(self.ids) + len(said), self.max_tokens)
+        _check_room(self.bundle.model, len(self.ids), len(said), self.max_tokens)
         self.ids += said
         return self._continue()
 
@@ -198,14 +198,16 @@ def _overlap(text: str, stop: str) -> int:
     return next((length for length in lengths if text.endswith(stop[:length])), 0)
 
 
-def _check_room(model: GPT, prompt: int, max_tokens: int) -> None:
-    context = model.config.context_length
+def _check_room(model: GPT, held: int, said: int, max_tokens: int) -> None:
+    """Refuse what would outgrow the context: tokens held from earlier turns, tokens said now, tokens to come."""
+    context, prompt = model.config.context_length, held + said
     over = prompt + max_tokens - context
     if over > 0:
-        mends = [f"shorten the prompt by {over:,} tokens"] if over < prompt else []
+        mends = [f"shorten the prompt by {over:,} tokens"] if over < said else []
         mends += [f"lower max_tokens to {context - prompt:,}"] if prompt < context else []
+        mends += ["begin a new conversation"] if held else []
         raise ModelError(
-            f"prompt is {prompt:,} tokens, the model's context is {context:,} and max_tokens is {max_tokens:,}. "
-            f"{' or '.join(mends or ['shorten both']).capitalize()}.",
+            f"{'conversation and prompt are' if held else 'prompt is'} {prompt:,} tokens, the model's context is "
+            f"{context:,} and max_tokens is {max_tokens:,}. {' or '.join(mends or ['shorten both']).capitalize()}.",
             code=2,
         )

@@ -125,7 +125,8 @@ def table(content: Table) -> Html:
     """A table; numbers stand right."""
     head = "".join(f'<th scope="col">{text(name)}</th>' for name in content.columns)
     rows = ("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in content.rows)
-    return Html(f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return Html(f'<div class="wide" tabindex="0"><table>{body}</table></div>')
 
 
 def _cell(value: str | float | None) -> str:
@@ -148,7 +149,7 @@ def number(value: float | None) -> str:
 def figure(picture: Picture) -> Html:
     """A picture with its caption, and its numbers folded below."""
     numbers = "" if picture.table is None else folded("The numbers of this figure", table(picture.table))
-    shown = f'<div class="picture" role="img" aria-label="{text(picture.alt)}">{picture.svg}</div>'
+    shown = f'<div class="picture" tabindex="0" role="img" aria-label="{text(picture.alt)}">{picture.svg}</div>'
     return Html(f"<figure>{shown}<figcaption>{text(picture.caption)}</figcaption>{numbers}</figure>")
 
 

@@ -75,9 +75,7 @@ def loss_curve(records: Records, baselines: dict[str, float] | None = None) -> P
             note(axes, (held_out.last[0], apart["held-out"]), f"held-out {held_out.last[1]:.2f}", RUST)
         for name, level in (baselines or {}).items():
             axes.axhline(level, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
-            axes.annotate(
-                name, (bold.last[0], level), xytext=(0, 3), textcoords="offset points", ha="right", color=SOFT
-            )
+            note(axes, (bold.last[0], level), name, SOFT, shift=(0, 8), align="right")
         axes.set_xlim(0, max(bold.last[0] * 1.13, 1))
     ends = f"from {bold.values[0]:.2f} to {bold.last[1]:.2f}"
     caption = "Thin: the loss of every step. Bold: its running mean. Dots: text that is never trained on."
