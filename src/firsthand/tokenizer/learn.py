@@ -58,8 +58,7 @@ def train(
     """
     most = check_request(vocab_size, special_tokens)
     words = count_words(texts_or_paths, pattern)
-    cells, weights = kernels.lay_out(words.rows, words.arena, words.known)
-    merges = [(left, right) for left, right in kernels.join(cells, weights, most, LONGEST_TOKEN).tolist()]
+    merges = join(words, most)
     if len(merges) < most and not allow_fewer:
         possible = 256 + len(merges) + len(special_tokens)
         raise TokenizerError(
@@ -94,6 +93,22 @@ def check_request(vocab_size: int, special_tokens: Sequence[str]) -> int:
     return vocab_size - least
 
 
+def join(words: "Words", most: int) -> list[tuple[int, int]]:
+    """The merges, at most `most`: W counted words -> M pairs of ids. The work is done in `learn_kernels.join`."""
+    size = int(words.rows[words.known, 0]) + words.known + 1
+    cells, weights = np.empty(size, np.int32), np.zeros(size, np.int64)
+    kernels.lay_out(words.rows, words.arena, words.known, cells, weights)
+    merges, lengths, tally = (
+        np.empty((most, 2), np.int32),
+        np.ones(256 + most, np.int64),
+        np.zeros((256 + most, 3), int),
+    )
+    totals, cursor = np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64)
+    pool, heap = np.empty(2 * size, np.int32), np.empty((1 << 16, 4), np.int64)
+    done = kernels.join(cells, weights, merges, lengths, tally, totals, cursor, pool, heap, LONGEST_TOKEN)
+    return [(left, right) for left, right in merges[:done].tolist()]
+
+
 # ---------------------------------------------------------------- counting the different words
 
 
@@ -108,7 +123,7 @@ class Words:
 
     def count(self, text: bytes, code: int) -> None:
         """Count the pieces of a text."""
-        data = np.frombuffer(text + bytes(PADDING), np.uint8)[
+        data = np.frombuffer(bytearray(text) + bytes(PADDING), np.uint8)[
             : len(text)
         ]  # eight bytes can be read wherever one starts
         while len(data):
@@ -135,7 +150,8 @@ class Words:
                 f"the different words of this text have more than {MOST_BYTES >> 30} GiB; learn from a sample of it"
             )
         if 2 * self.known >= len(self.slots):
-            self.slots = kernels.rehash(self.rows, self.arena, self.known, 2 * len(self.slots))
+            self.slots = np.zeros(2 * len(self.slots), np.uint64)
+            kernels.rehash(self.rows, self.arena, self.known, self.slots)
         if self.known + 2 > len(self.rows):
             self.rows = np.concatenate([self.rows, np.empty_like(self.rows)])
         if used + needed + PADDING > len(self.arena):

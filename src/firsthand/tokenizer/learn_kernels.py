@@ -87,12 +87,12 @@ def add_word(data, start, length, times, slots, rows, arena, known):
 @compiled
 def count_pieces(data, classes, pattern, slots, rows, arena, known):
     """Count the pieces of a text until a table is full: -> (where it stopped, words known). Reads 7 bytes on."""
-    kinds, marks = np.empty((2, len(data) + PADDING), np.uint8)
+    kinds, marks = np.empty(len(data) + PADDING, np.uint8), np.empty(len(data) + PADDING, np.uint8)
     look(data, classes, pattern, kinds, marks)
-    at = 0
+    at, once = np.int64(0), np.int64(1)  # a plain 0 is a type of its own to Numba, and everything is compiled twice
     while at < len(data):
         end = next_piece(data, kinds, marks, at, pattern)
-        now = add_word(data, at, end - at, 1, slots, rows, arena, known)
+        now = add_word(data, at, end - at, once, slots, rows, arena, known)
         if now < 0:
             break
         at, known = end, now
@@ -113,29 +113,26 @@ def count_words(other_rows, other_arena, word, others, slots, rows, arena, known
 
 
 @compiled
-def rehash(rows, arena, known, size):
-    """The hash table of the same words with `size` slots."""
-    slots = np.zeros(size, np.uint64)
-    mask = np.uint64(size - 1)
+def rehash(rows, arena, known, slots):
+    """Put all words into a new hash table, whose slots are all zero."""
+    mask = np.uint64(len(slots) - 1)
     for word in range(known):
         value = hash_of(arena, rows[word, 0], rows[word + 1, 0] - rows[word, 0])
         slot = value & mask
         while slots[slot] != 0:
             slot = (slot + np.uint64(1)) & mask
         slots[slot] = (value & TAG) | np.uint64(word + 1)
-    return slots
 
 
 @compiled
-def lay_out(rows, arena, known):
-    """Every word as ids between borders, and the count of its word beside each id: -> (N,) int32, (N,) int64."""
-    cells = np.full(rows[known, 0] + known + 1, VOID, np.int32)
-    weights = np.zeros(len(cells), np.int64)
+def lay_out(rows, arena, known, cells, weights):
+    """Write every word as ids between borders, and the count of its word beside each id: -> cells, weights (N,)."""
+    cells[0] = VOID
     for word in range(known):
         for at in range(rows[word, 0], rows[word + 1, 0]):
             cells[at + word + 1] = arena[at]
             weights[at + word + 1] = rows[word, 1]
-    return cells, weights
+        cells[rows[word + 1, 0] + word + 1] = VOID
 
 
 # ---------------------------------------------------------------- the heap of pairs
@@ -184,17 +181,15 @@ def sink(heap, rows, count, pair, first, size):
 # ---------------------------------------------------------------- joining pairs
 
 
-@inlined
-def pairs_of_bytes(cells, weights, pool, heap):
-    """Fill the heap with all pairs of bytes and the pool with their places: -> (rows, places)."""
-    totals = np.zeros(BYTES * BYTES, np.int64)
-    cursor = np.zeros(BYTES * BYTES, np.int64)
+@lean
+def pairs_of_bytes(cells, weights, totals, cursor, pool, heap):
+    """Fill the heap with all pairs of bytes, the pool with their places: -> (rows, places). Two (65536,) of zeros."""
     for place in range(len(cells) - 1):
         if cells[place] != VOID and cells[place + 1] != VOID:
             pair = cells[place] * BYTES + cells[place + 1]
             totals[pair] += weights[place]
             cursor[pair] += 1
-    rows, used = 0, 0
+    rows, used = np.int64(0), np.int64(0)
     for pair in range(len(totals)):
         if cursor[pair] > 0:
             places = cursor[pair]
@@ -293,20 +288,15 @@ def longer(array, needed):
 
 
 @compiled
-def join(cells, weights, most, longest):
-    """Merge the commonest pair of at most `longest` bytes, `most` times: (N,) int32, (N,) int64 -> (M, 2) int32 of ids.
+def join(cells, weights, merges, lengths, tally, totals, cursor, pool, heap, longest):
+    """Merge the commonest pair of at most `longest` bytes, again and again: -> how many of `merges` (M, 2) were made.
 
     Merge m makes id 256 + m. A pair can only become rarer after the merge that made it, since every later merge makes
     a newer id. So a row of the heap holds an upper bound: on top, it is counted anew, and merged only if still exact.
     """
-    merges = np.empty((most, 2), np.int32)
-    lengths = np.ones(BYTES + most, np.int64)
-    tally = np.zeros((BYTES + most, 3), np.int64)
-    pool = np.empty(2 * len(cells), np.int32)
-    heap = np.empty((BYTES * BYTES, 4), np.int64)
-    rows, used = pairs_of_bytes(cells, weights, pool, heap)
+    rows, used = pairs_of_bytes(cells, weights, totals, cursor, pool, heap)
     done = 0
-    while done < most and rows > 0:
+    while done < len(merges) and rows > 0:
         pair, first = heap[0, PAIR], heap[0, FIRST]
         left, right, new = pair >> 32, pair & 0xFFFFFFFF, BYTES + done
         if lengths[left] + lengths[right] > longest:
@@ -331,4 +321,4 @@ def join(cells, weights, most, longest):
             heap = longer(heap.reshape(-1), 4 * (rows + 2 * places)).reshape(-1, 4)
         for side in (LEFT, RIGHT):
             rows, used = new_pairs(cells, weights, lengths, pool, used, first, places, heap, rows, tally, new, side)
-    return merges[:done].copy()
+    return done
