@@ -57,7 +57,9 @@ def test_the_loss_is_that_of_the_plain_form_however_it_is_cut(room):
     expected = plain(hidden, weight, targets)
     assert gap(ours.detach(), expected.detach()) < 1e-10
     for mine, theirs in zip(
-        torch.autograd.grad(3 * ours, [hidden, weight]), torch.autograd.grad(3 * expected, [hidden, weight]), strict=True
+        torch.autograd.grad(3 * ours, [hidden, weight]),
+        torch.autograd.grad(3 * expected, [hidden, weight]),
+        strict=True,
     ):
         assert gap(mine, theirs) < 1e-10
 

@@ -16,6 +16,7 @@ from firsthand.errors import DataError
 from firsthand.objectives.base import IGNORE, Batch, Loss
 
 ROOM = 2**28  # scores held at once, N x V; beyond it they are computed in pieces, and again for the backward pass
+TINY = 1e-30  # a probability below it is taken from its logarithm instead
 TILE = 2**20  # scores turned into float32 at once: 4 MB stay in the processor's cache
 
 
@@ -73,13 +74,15 @@ class CrossEntropy(torch.autograd.Function):
             learned = target != IGNORE
             index = target.clamp(min=0)[:, None]
             p = torch.softmax(z, dim=1, dtype=precise)
-            # log-sum-exp without a second exponential: z = lse + log p everywhere, safest where p is largest
-            best, at = p.max(dim=1, keepdim=True)
-            lse = z.gather(1, at) - best.log()
-            total += ((lse - z.gather(1, index)).squeeze(1) * learned).sum()
+            chance = p.gather(1, index)
+            if chance.min() < TINY:  # too unlikely to be held as a probability, though not as its logarithm
+                losses = -torch.log_softmax(z, dim=1, dtype=precise).gather(1, index)
+            else:
+                losses = -chance.log()
+            total += losses.squeeze(1)[learned].sum()
             if ctx.needs_input_grad[0]:
-                p.scatter_add_(1, index, torch.full_like(best, -1.0))
-                z.copy_(p.mul_(learned[:, None]))
+                p.scatter_(1, index, chance - 1)
+                z.copy_(p if learned.all() else p * learned[:, None])
         ctx.gradient = scores
         return total
 

@@ -16,7 +16,7 @@ from firsthand import files
 from firsthand.data.loader import Loader
 from firsthand.errors import TrainingError
 from firsthand.objectives.base import Objective
-from firsthand.train import begin, groups, parallel, schedule, state, track
+from firsthand.train import begin, device, groups, parallel, schedule, state, track
 from firsthand.train.config import TrainConfig
 from firsthand.train.job import Evaluate, Job, Sample
 from firsthand.train.loop import LossScale, NonFinite, Record, steps
@@ -62,6 +62,7 @@ def fit(
         signals = stack.enter_context(Signals())
         arithmetic = begin.arithmetic(config, model, folder, ranks)
         stack.enter_context(arithmetic.products())
+        device.keep_memory()
         objective.prepare(model)
         model.to(arithmetic.device).checkpointing = config.checkpointing
         job = Job(
@@ -74,7 +75,7 @@ def fit(
             folder=folder,
             arithmetic=arithmetic,
             ranks=ranks,
-            optimizer=groups.build(model, config),
+            optimizer=groups.build(model, config, arithmetic.dtype),
             scale=LossScale(arithmetic.dtype),
             evaluate=evaluate or held_out(objective, config.batch_size),
             sample=sample,
