@@ -59,14 +59,12 @@ def test_parts_of_a_text_encode_to_the_ids_of_the_whole(encoding, text):
         assert left + right == whole, (text, cut)
 
 
-def test_three_places_found_by_hand():
-    text = "one two.\nThree\n\nfour\r\nfive 6"
-    assert every_cut(text.encode()) == [
-        3,
-        9,
-        22,
-    ]  # |" two", |"Three", |"five": not before the blank line, not before a 6
+def test_places_found_by_hand():
+    """Not before the blank line, not before two spaces, not before a digit."""
+    text = "one two.\nThree\n\nfour\r\nfive  6 7"
+    assert every_cut(text.encode()) == [3, 9, 22]
     assert text[3:].startswith(" two") and text[9:].startswith("Three") and text[22:].startswith("five")
+    assert every_cut("12 é. ü".encode()) == [2, 6]
 
 
 def test_other_scripts_are_cut_at_line_ends_too():

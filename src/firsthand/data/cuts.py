@@ -4,9 +4,10 @@ A byte-level BPE never merges across the pieces of its split pattern. A cut is t
 has a boundary between pieces there, and no piece on the left would have looked past it. Two kinds of place satisfy
 both in every pattern we know (GPT-2, cl100k, Llama-3, Qwen2):
 
-    letter | space letter        "foo| bar"      a run of letters ends at a space, and takes at most the one before it
-    visible \n | letter          "foo.\n|Bar"    no piece holds a newline followed by a letter; and as the white space
-                                                 is one character long, the look-ahead of \s+(?!\S) cannot move it
+    visible | space letter       "foo| bar"      a space before a letter is the first sign of its piece, and the run of
+    visible \n | letter          "foo.\n|Bar"    letters takes at most one sign before it; a newline is never inside a
+                                                 piece that goes on with a letter; and white space that is one sign long
+                                                 is the same piece whatever the look-ahead of \s+(?!\S) sees
 
 So a corpus of any size is encoded in parts, in parallel, in bounded memory. A text that has no such place for
 `limit` bytes (Chinese without line breaks, base64 without end) is refused with its location.
@@ -22,10 +23,8 @@ LIMIT = 16 << 20  # bytes without a safe place before we give up; also the longe
 WINDOW = 1 << 16  # bytes looked at first; doubled until a place is found
 BEHIND = 8  # bytes before a place that decide about it: one character and a line end
 
-CANDIDATE = re.compile(
-    rb"(?<=[A-Za-z])(?= [A-Za-z])"  # letter | space letter
-    rb"|(?<=[!-~])(?:\r\n?|\n)(?=[A-Za-z])"  # visible newline | letter, in ASCII
-    rb"|(?<=[!-~\x80-\xff])(?:\r\n?|\n)(?=[A-Za-z\x80-\xff])"  # the same with other scripts: `_is_safe` decides
+CANDIDATE = re.compile(  # in bytes: any sign above ASCII may be one of those meant, and `_is_safe` decides
+    rb"(?<=[!-~\x80-\xff])(?:(?= [A-Za-z\x80-\xff])|(?:\r\n?|\n)(?=[A-Za-z\x80-\xff]))"
 )
 
 
@@ -58,11 +57,10 @@ def first_cut(data: bytes, start: int) -> int | None:
 
 
 def _is_safe(data: bytes, left: int, right: int) -> bool:
-    """Whether the character before `left` is visible and the one at `right` a letter, in any script."""
+    """Whether the sign before `left` is visible, and the first one after the white space a letter, in any script."""
+    letter = right + 1 if left == right else right  # before a space, or behind a line end
     before = data[max(0, left - 4) : left].decode("utf-8", "ignore")[-1:]
-    after = data[right : right + 4].decode("utf-8", "ignore")[:1]
-    if left == right:  # letter | space letter: the expression has seen all of it
-        return True
+    after = data[letter : letter + 4].decode("utf-8", "ignore")[:1]
     return before != "" and not before.isspace() and after.isalpha()
 
 

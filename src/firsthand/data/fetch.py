@@ -54,6 +54,9 @@ def _go_on(url: str, part: Path, limit: int, progress: Progress) -> Path:
     headers = {"Range": f"bytes={have}-", "If-Range": tag} if have and tag else {}
     with ask(url, headers) as answer:
         goes_on = answer.status == 206 and answer.headers.get("ETag") == tag
+        if answer.status == 206 and not goes_on:
+            note.unlink()  # a part of another file: without the note the next turn begins again
+            raise ConnectionError("the file changed meanwhile")
         have = have if goes_on else 0
         total = have + int(answer.headers.get("Content-Length") or 0)
         if total > limit:
