@@ -246,6 +246,11 @@ def test_the_prompt_is_set_apart_in_the_samples(tmp_path):
     assert "<b>Once &amp;</b>&lt;end&gt;" in content
 
 
+def test_many_line_breaks_are_counted():
+    shown = page.quotes([("step 1", "", "a\n\nb\n\n\n\nc")])
+    assert "<dd><b></b>a\n\nb\n⏎ × 4\nc</dd>" in shown
+
+
 def test_neighbours_worked_by_hand():
     table = np.array([[1.0, 0, 0], [2, 0.2, 0], [0, 1, 0], [-1, 0, 0], [0, 0.9, 0.1]])
     found = neighbours(table, list("abcde"), {"a": 0, "c": 2}, most=1)

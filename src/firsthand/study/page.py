@@ -4,6 +4,7 @@ Whatever a model, a tokenizer or a data set says is hostile text. Every function
 and only `Html` is put into the page as it is; the page's own policy forbids scripts and requests besides.
 """
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from html import escape
@@ -178,7 +179,12 @@ def ladder(steps: Sequence[Sequence[str]]) -> Html:
 def quotes(rows: Sequence[tuple[str, str, str]]) -> Html:
     """What a model wrote: where (a step, a temperature), the prompt it was given, and how it went on."""
     items = (
-        f'<div class="quote"><dt>{text(where)}</dt><dd><b>{text(prompt)}</b>{text(written)}</dd></div>'
+        f'<div class="quote"><dt>{text(where)}</dt><dd><b>{text(prompt)}</b>{text(_short(written))}</dd></div>'
         for where, prompt, written in rows
     )
     return Html(f'<dl class="quotes">{"".join(items)}</dl>')
+
+
+def _short(written: str) -> str:
+    """Three and more line breaks in a row are counted instead of shown."""
+    return re.sub(r"\n{3,}", lambda breaks: f"\n⏎ × {len(breaks[0])}\n", written)
