@@ -135,6 +135,8 @@ def merge_piece(data, at, length, tables, room, out, count):
     for step in range(length):  # a piece never has more ids than bytes: there is room to merge in place
         out[count + step] = tables.byte_ids[data[at + step]]
     if length <= SCANNED:
+        for step in range(length - 1):
+            room.scores[step] = tables.byte_scores[np.int64(data[at + step]) << 8 | data[at + step + 1]]
         return merge_short(out, count, length, tables.pairs, room.scores)
     return merge_long(out, count, length, tables.pairs, room.scores, room.links)
 

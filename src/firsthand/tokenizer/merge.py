@@ -53,9 +53,7 @@ def build_table(pairs: np.ndarray) -> np.ndarray:
 
 @lean
 def merge_short(ids, first, count, table, scores):
-    """Merge ids[first : first + count] in place, looking at every pair each time: -> how many are left."""
-    for at in range(count - 1):
-        scores[at] = score_of(ids[first + at], ids[first + at + 1], table)
+    """Merge ids[first : first + count] in place, given the scores of all pairs, and looking at every one each time."""
     while count > 1:
         best, where = scores[0], np.int64(0)
         for at in range(1, count - 1):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from firsthand.errors import TokenizerError
-from firsthand.tokenizer.merge import build_table
+from firsthand.tokenizer.merge import NEVER, build_table
 from firsthand.tokenizer.whole import Tables, build_slots
 
 MOST_TOKENS = 1 << 22
@@ -83,6 +83,16 @@ def pairs_of_ranks(ids: dict[bytes, int]) -> np.ndarray:
     return np.array(rows, np.uint64).reshape(-1, 3)
 
 
+def byte_scores(pairs: np.ndarray, byte_ids: np.ndarray) -> np.ndarray:
+    """The scores of all pairs of single bytes, where most searches begin: (P, 3), (256,) -> (65536,) uint64."""
+    bytes_of = {token: byte for byte, token in enumerate(byte_ids.tolist())}
+    scores = np.full(1 << 16, NEVER, np.uint64)
+    single = np.isin(pairs[:, 0], byte_ids) & np.isin(pairs[:, 1], byte_ids)
+    for left, right, score in pairs[single][::-1].tolist():  # of a pair that comes twice the first counts
+        scores[bytes_of[left] << 8 | bytes_of[right]] = score
+    return scores
+
+
 def build(tokens: Sequence[bytes], ids: dict[bytes, int], merges: Sequence[tuple[int, int]] | None) -> Tables:
     """All tables of a vocabulary; merges None means ranks, with the short cut for pieces that are tokens."""
     pairs = pairs_of_ranks(ids) if merges is None else pairs_of_merges(tokens, ids, merges)
@@ -91,4 +101,4 @@ def build(tokens: Sequence[bytes], ids: dict[bytes, int], merges: Sequence[tuple
     joined = np.frombuffer(b"".join(names), np.uint8)
     slots = build_slots(joined, starts) if merges is None else np.empty(0, np.int32)
     byte_ids = np.array([ids[bytes([byte])] for byte in range(256)], np.uint32)
-    return Tables(byte_ids, build_table(pairs), joined, starts, slots)
+    return Tables(byte_ids, byte_scores(pairs, byte_ids), build_table(pairs), joined, starts, slots)

@@ -15,6 +15,7 @@ class Tables(NamedTuple):
     """What the compiled code knows of a vocabulary of V tokens and P pairs."""
 
     byte_ids: np.ndarray  # (256,) uint32: the id of every single byte
+    byte_scores: np.ndarray  # (65536,) uint64: the score of every two single bytes, one after the other
     pairs: np.ndarray  # (size,) uint64: see merge.build_table
     names: np.ndarray  # uint8: the bytes of all tokens, one behind the other
     starts: np.ndarray  # (V + 1,) int64: where each token begins in `names`
