@@ -37,7 +37,10 @@ def compiled(function, options=None):
 
     Numba itself only looks at the file of the function: code inlined from a neighbour would stay as it once was.
     """
-    kernel: Any = njit(nogil=True, cache=True, **(options or {}))(function)
+    try:
+        kernel: Any = njit(nogil=True, cache=True, **(options or {}))(function)
+    except RuntimeError:  # neither the package nor the user's cache folder can be written: compile at every start
+        return njit(nogil=True, **(options or {}))(function)
     kernel._cache._cache_file._source_stamp = sources(Path(function.__code__.co_filename).parent)
     return kernel
 
