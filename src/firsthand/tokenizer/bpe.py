@@ -21,6 +21,13 @@ from firsthand.tokenizer.split import CLASSES, pattern_code, split
 from firsthand.tokenizer.stream import StreamDecoder
 
 
+class Words(threading.local):
+    """The words a thread has met, each thread for itself: no lock, and all processors at work."""
+
+    def __init__(self):
+        self.cache = kernels.empty_cache()
+
+
 class Tokenizer:
     """Text <-> ids by byte-level BPE.
 
@@ -46,7 +53,7 @@ class Tokenizer:
         self._code = pattern_code(pattern)
         self._ids = vocabulary.index(self.tokens, self.special_tokens)
         self._tables = vocabulary.build(self.tokens, self._ids, self.merges)
-        self._own = threading.local()  # one cache of words a thread: no lock, and all processors at work
+        self._words = Words()
 
     def __reduce__(self):
         """Copies for other processes start with an empty cache."""
@@ -109,7 +116,7 @@ class Tokenizer:
         """The ids of a text in UTF-8: N bytes -> (<= N,) uint32. A byte that is no UTF-8 counts as a sign."""
         out = np.empty(len(data) + kernels.SPARE, np.uint32)
         text, count = np.frombuffer(data, np.uint8), 0
-        cache, room = self._cache(), kernels.room_for(min(len(data), kernels.CHUNK))
+        cache, room = self._words.cache, kernels.room_for(min(len(data), kernels.CHUNK))
         for start, stop in kernels.chunks(data, kernels.CHUNK):
             if stop - start > len(room.links.after):
                 room = kernels.room_for(stop - start)
@@ -187,9 +194,3 @@ class Tokenizer:
             return parts
         _, at = min(found)
         return [*parts[:at], parts[at] + parts[at + 1], *parts[at + 2 :]]
-
-    def _cache(self) -> np.ndarray:
-        """The words this thread has met."""
-        if not hasattr(self._own, "cache"):
-            self._own.cache = kernels.empty_cache()
-        return self._own.cache
