@@ -5,7 +5,7 @@
 Each child is forked from this warm process (importing torch takes a second) and calls `fit` until it is killed by
 SIGKILL or done. After every kill the newest valid checkpoint must be at least the last one reported as saved, nothing
 may be damaged, and no step may be lost again. Finished runs are compared with one that was never stopped: weights,
-optimiser, and what every step logged (loss, norm, rate, place in the data).
+optimiser, what every step logged (loss, norm, rate, place in the data), and what random generators drew.
 """
 
 import argparse
@@ -37,8 +37,8 @@ STEPS = 24
 SHAPE = {"vocab_size": 256, "context_length": 13, "n_layer": 2, "n_head": 3, "d_model": 24, "d_ff": 40}
 RECIPE = {"steps": STEPS, "batch_size": 3, "accumulate": 2, "warmup": 5, "save_every": 2, "keep": 2, "seed": 5}
 KINDS = {  # dropout makes the random state matter; the second kind has two optimisers and another shape
-    "adamw": (ModelConfig(**SHAPE, dropout=0.1), TrainConfig(**RECIPE, eval_every=8, sample_every=0)),
-    "muon": (ModelConfig(**SHAPE, **FAST), TrainConfig(**RECIPE, optimizer="muon", eval_every=7, sample_every=0)),
+    "adamw": (ModelConfig(**SHAPE, dropout=0.1), TrainConfig(**RECIPE, eval_every=8, sample_every=3)),
+    "muon": (ModelConfig(**SHAPE, **FAST), TrainConfig(**RECIPE, optimizer="muon", eval_every=7, sample_every=5)),
 }
 TIMES = ("train/tok_per_sec",)  # the only thing in a log that may differ
 
@@ -60,9 +60,16 @@ def train(kind: str, run: Path, report: int) -> None:
 
     bundle.save = reported
     torch.manual_seed(1)
+    random.seed(2)
+    np.random.seed(3)
     tokenizer = Tokenizer([bytes([i]) for i in range(256)], [])
     data = examples()
-    fit(config, GPT(model_config), tokenizer, Pretrain(), data[:34], data[34:], run, start="either")
+    fit(config, GPT(model_config), tokenizer, Pretrain(), data[:34], data[34:], run, start="either", sample=drawn)
+
+
+def drawn(model: GPT) -> str:
+    """In place of a text: what the two generators that the loop itself does not use would draw next."""
+    return f"{random.random()} {np.random.random()}"
 
 
 def begin(kind: str, run: Path) -> tuple[int, int]:
@@ -98,7 +105,13 @@ class Tally:
     corrupt: int = 0
     backwards: int = 0
     different: int = 0
+    litter: int = 0
     failed: list[str] = field(default_factory=list)
+
+
+def unfinished(run: Path) -> bool:
+    """Whether something lies in the run that was being written or deleted."""
+    return any(path.name.startswith((".tmp-", ".trash-")) for path in run.iterdir())
 
 
 def fingerprint(run: Path) -> dict:
@@ -107,7 +120,13 @@ def fingerprint(run: Path) -> dict:
     listed = files.verify(last)["files"]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     log = [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
-    return {"weights": listed["model.safetensors"], "optimiser": listed["optim.safetensors"], "log": log}
+    samples = (run / "samples.jsonl").read_text()
+    return {
+        "weights": listed["model.safetensors"],
+        "optimiser": listed["optim.safetensors"],
+        "log": log,
+        "samples": samples,
+    }
 
 
 def loop(folder: Path, kills: int, seed: int) -> Tally:
@@ -128,6 +147,7 @@ def loop(folder: Path, kills: int, seed: int) -> Tally:
             break
         if fingerprint(run) != reference[kind]:
             tally.different += 1
+        tally.litter += unfinished(run)
         tally.finished += 1
         shutil.rmtree(run)
     return tally
@@ -149,7 +169,7 @@ def one_run(kind: str, run: Path, kills: int, chance: random.Random, seconds: fl
                 tally.failed.append(f"{run.name}: exit {os.WEXITSTATUS(status)} at start {tally.starts}")
             return
         tally.kills += 1
-        tally.inside_a_save += any(path.name.startswith((".tmp-", ".trash-")) for path in run.iterdir())
+        tally.inside_a_save += unfinished(run)
         found, damaged = files.newest(run)
         step = int(found.name[5:]) if found else 0
         tally.corrupt += len(damaged)
