@@ -180,7 +180,7 @@ def one_run(kind: str, run: Path, kills: int, chance: random.Random, seconds: fl
 
 def wait(child: int, run: Path, chance: random.Random, seconds: float) -> None:
     """Until a random instant: anywhere, or, every second time, within the next save."""
-    time.sleep(chance.uniform(0.002, 0.3) * seconds)
+    time.sleep(chance.uniform(0.002, 0.4) * seconds)
     if chance.random() < 0.5:
         return
     until = time.monotonic() + seconds

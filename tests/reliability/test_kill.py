@@ -26,4 +26,4 @@ def test_two_hundred_kills_lose_nothing_and_change_no_bit(tmp_path):
     assert tally["kills"] == 200 * TIMES
     assert {name: tally[name] for name in NEVER} == dict.fromkeys(NEVER, 0), tally
     assert tally["inside_a_save"] >= 0.4 * tally["kills"], tally
-    assert tally["finished"] >= 0.05 * tally["kills"], tally
+    assert tally["finished"] >= 0.03 * tally["kills"], tally
