@@ -40,7 +40,7 @@ $(VENV)/base.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/test.done: $(VENV)/base.done
-	$(PIP) -e '.[test,hub]'
+	$(PIP) -e '.[test]'
 	touch $@
 
 # litgpt wants an older numpy than the rest, so that peer lives in an environment of its own

@@ -1,7 +1,7 @@
 """Write the pages that are made from the program: docs/cli.md, docs/errors.md, docs/numbers.md.
 
-    python tools/docs.py            write them
-    python tools/docs.py --check    fail when one is not up to date (a test runs this)
+python tools/docs.py            write them
+python tools/docs.py --check    fail when one is not up to date (a test runs this)
 """
 
 import json
@@ -23,7 +23,7 @@ def cli_page() -> str:
         words = [sys.executable, "-m", "firsthand", *verb.split(), "--help"]
         text = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
         body = "\n".join(line.rstrip() for line in text.strip().splitlines())
-        pages.append(f"## `firsthand {verb}`".replace(" `", "`") if not verb else f"## `firsthand {verb}`")
+        pages.append(f"## `{' '.join(['firsthand', *verb.split()])}`")
         pages.append(f"```text\n{body}\n```")
     return "\n\n".join(pages) + "\n"
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from firsthand.infer.generate import stream as stream
     from firsthand.model.config import ModelConfig as ModelConfig
     from firsthand.model.gpt import GPT as GPT
-    from firsthand.run import load as load
-    from firsthand.run import train as train
+    from firsthand.run.train import train as train
+    from firsthand.run.use import load as load
     from firsthand.tokenizer.bpe import Tokenizer as Tokenizer
 
 __version__ = "0.1.0"
@@ -28,9 +28,9 @@ _HOMES = {
     "ModelConfig": "firsthand.model.config",
     "Tokenizer": "firsthand.tokenizer.bpe",
     "generate": "firsthand.infer.generate",
-    "load": "firsthand.run",
+    "load": "firsthand.run.use",
     "stream": "firsthand.infer.generate",
-    "train": "firsthand.run",
+    "train": "firsthand.run.train",
 }
 __all__ = [*sorted(_HOMES), "__version__"]  # pyrefly: ignore
 

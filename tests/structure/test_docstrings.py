@@ -83,9 +83,8 @@ def size(part: str) -> int:
 def tensor(name: str, shape: tuple[int, ...]) -> Tensor:
     """Random numbers, or ids where the name says so."""
     generator = torch.Generator().manual_seed(len(name) + sum(shape))
-    if name in ("ids", "targets", "positions"):
-        if len(shape) < 2 or name != "positions":
-            return torch.randint(0, 3, shape, generator=generator)
+    if name in ("ids", "targets") or (name == "positions" and len(shape) < 2):
+        return torch.randint(0, 3, shape, generator=generator)
     if name == "probabilities":
         return torch.rand(shape, generator=generator).softmax(-1)
     return torch.randn(shape, generator=generator)

@@ -45,9 +45,9 @@ def tokens(result: dict[str, Any], as_json: bool) -> None:
         as_one_object(result)
         return
     line = Text()
-    for number, token in enumerate(result["tokens"]):
+    for at, token in enumerate(result["tokens"]):
         visible = safe(token).replace("\n", "\\n").replace("\t", "\\t").replace(" ", "·")
-        line.append(visible, Style(bgcolor=CHIPS[number % len(CHIPS)], color="black"))
+        line.append(visible, Style(bgcolor=CHIPS[at % len(CHIPS)], color="black"))
         line.append("" if console.is_terminal else "|")
     console.print(line)
     count = len(result["ids"])
@@ -58,16 +58,16 @@ def tokens(result: dict[str, Any], as_json: bool) -> None:
     console.print(" ".join(str(id) for id in result["ids"]))
     for word in result.get("steps", []):
         console.print()
-        for number, parts in enumerate(word):
-            console.print(f"  {number:>2}  {' '.join(safe(part) for part in parts)}", markup=False)
+        for at, parts in enumerate(word):
+            console.print(f"  {at:>2}  {' '.join(safe(part) for part in parts)}", markup=False)
 
 
 def table(rows: Iterable[dict[str, Any]], left: int = 1) -> None:
     """Rows that share keys, as a table: the first `left` columns are text, the others numbers."""
     rows = list(rows)
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for number, name in enumerate(rows[0]):
-        grid.add_column(name.replace("_", " "), justify="left" if number < left else "right")
+    for at, name in enumerate(rows[0]):
+        grid.add_column(name.replace("_", " "), justify="left" if at < left else "right")
     for row in rows:
         grid.add_row(*(number(value) for value in row.values()))
     console.print(grid)

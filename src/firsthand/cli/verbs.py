@@ -27,9 +27,9 @@ def journey(*, out: Path = Path("runs/journey"), fresh: bool = False) -> None:
     fresh
         Forget earlier results (they are moved aside, not deleted) and begin again.
     """
-    from firsthand import journey as way
+    from firsthand.journey.walk import walk
 
-    way.walk(out, fresh=fresh, tell=show.stage)
+    show.written(walk(out, fresh=fresh, tell=show.stage))
 
 
 def get(name: str = "", *, force: bool = False) -> None:

@@ -32,9 +32,18 @@ WORDS = ["return", "string", "file", "error", "number", "object", "class", "thre
 # What is trained: small enough for two CPU cores and a few minutes, large enough to form sentences.
 SETTINGS = (
     "tokenizer.vocab_size=2048",
-    "model.depth=4",
-    "model.context_length=128",
-    "train.steps=400",
+    "model.n_head=6",
+    "model.d_model=192",
+    "train.steps=600",
+    "train.batch_size=16",
+    "train.optimizer=muon",
+    "train.learning_rate=0.006",
+    "train.min_learning_rate=0.0001",
+    "train.embedding_learning_rate=0.02",
+    "train.schedule=stable-decay",
+    "train.warmup=10",
+    "train.cooldown=0.6",
+    "train.save_every=100",
 )
 
 
@@ -92,12 +101,13 @@ def data(trip: Trip) -> dict[str, Any]:
     prepared = prepare(*trip.settings())
     learned = Tokenizer.load(trip.out / "tokenizer")
     shard = Tokens(Path(prepared["train"]))
-    rows = windows(shard, settings.model.context_length, settings.data.stride)
+    context = model_config(settings.model, learned.vocab_size).context_length
+    rows = windows(shard, context, settings.data.stride)
     shown = [row.__dict__ for row in show_windows(rows, learned, range(3))]
     return {
         "lines": [
             f"{prepared['train_tokens']:,} tokens to learn from; {prepared['split']}",
-            f"{len(rows):,} windows of {settings.model.context_length} tokens; position t sees 0..t and must say t+1",
+            f"{len(rows):,} windows of {context} tokens; position t sees 0..t and must say t+1",
         ],
         "prepared": prepared,
         "windows": shown,

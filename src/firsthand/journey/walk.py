@@ -67,7 +67,8 @@ def program() -> str:
     from importlib.metadata import version
 
     digest = hashlib.sha256()
-    for path in sorted(Path(firsthand.__file__).parent.rglob("*.py")):
+    source = Path(firsthand.__file__).parent
+    for path in sorted((*source.rglob("*.py"), *source.rglob("*.css"))):
         digest.update(path.read_bytes())
     for part in (platform.python_version(), version("torch"), version("numpy")):
         digest.update(part.encode())

@@ -21,12 +21,13 @@ By hand, with "aaabdaaabac" (a = 97, b = 98, c = 99, d = 100):
 
 The text comes in words, because a merge should never join the end of one word with the start of the next: " the" is
 worth a number, "e the c" is not. How to cut a text into words is a question of its own (`words` below is the simplest
-answer that loses nothing). The same idea as `tokenizer/learn.py` and `tokenizer/bpe.py`, which do it 1,000 times faster.
+answer that loses nothing). `tokenizer/learn.py` and `tokenizer/bpe.py` do the same a thousand times faster.
 
 Source: Gage 1994, "A new algorithm for data compression"; Sennrich et al. 2016, arXiv:1508.07909, algorithm 1.
 """
 
 from collections import Counter
+from itertools import pairwise
 
 Pair = tuple[int, int]
 
@@ -49,7 +50,7 @@ def count_pairs(counted: dict[tuple[int, ...], int]) -> Counter[Pair]:
     """
     pairs = Counter()
     for ids, times in counted.items():
-        for left, right in zip(ids, ids[1:], strict=False):
+        for left, right in pairwise(ids):
             pairs[left, right] += times
     return pairs
 

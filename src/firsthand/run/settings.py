@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic.dataclasses
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from firsthand import config
 from firsthand.data.ledger import Reading
@@ -18,7 +18,8 @@ from firsthand.train.config import TrainConfig
 
 def _model_section() -> type:
     """[model]: a preset or a depth, and every field of ModelConfig but the vocabulary, which the tokenizer decides."""
-    kinds: dict[str, Any] = {"preset": Literal[tuple(PRESETS)], "depth": Annotated[int, Field(ge=1, le=100)]}
+    preset = Literal[*PRESETS]  # pyrefly: ignore
+    kinds: dict[str, Any] = {"preset": preset, "depth": Annotated[int, Field(ge=1, le=100)]}
     kinds |= {known.name: known.type for known in fields(ModelConfig) if known.name != "vocab_size"}
     body = {"__annotations__": {name: kind | None for name, kind in kinds.items()}, **dict.fromkeys(kinds)}
     return pydantic.dataclasses.dataclass(frozen=True, config=STRICT)(type("ModelSection", (), body))
@@ -66,7 +67,7 @@ class RunConfig:
     out: str = "runs/run"
     tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
     data: DataSection = field(default_factory=DataSection)
-    model: ModelSection = field(default_factory=ModelSection)
+    model: ModelSection = field(default_factory=ModelSection)  # pyrefly: ignore
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleSection = field(default_factory=SampleSection)
 
@@ -84,7 +85,7 @@ def model_config(section: Any, vocab_size: int) -> ModelConfig:
         given = {name: dial[name] for name in ("n_layer", "n_head", "d_model", "d_head", *FAST)} | given
     else:
         given = SMALL | given
-    return ModelConfig(**given | {"vocab_size": vocab_size})
+    return TypeAdapter(ModelConfig).validate_python(given | {"vocab_size": vocab_size})
 
 
 def dial(shape: ModelConfig) -> list[str]:

@@ -8,15 +8,16 @@ OUT/step-000200/   checkpoints        OUT/metrics.jsonl samples.jsonl run.json  
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firsthand import config as configs
 from firsthand import files
-from firsthand.data.ledger import Counts
+from firsthand.data.ledger import Counts, Reading
 from firsthand.data.prepare import Prepared
 from firsthand.data.prepare import prepare as encode
+from firsthand.data.rows import ROWS
 from firsthand.data.tokens import Tokens, show_windows, windows
 from firsthand.errors import ConfigError, DataError
 from firsthand.model import sizes
@@ -116,6 +117,7 @@ def train(*words: str | Path, resume: bool = False, track: str = "none") -> Run:
     folder = Path(settings.out)
     _agree(settings, folder, resume)
     prepared, tokenizer = _text(settings)
+    assert prepared.validation is not None  # the fraction is above 0
     training, validation = Tokens(prepared.train), Tokens(prepared.validation)
     shape = model_config(settings.model, tokenizer.vocab_size)
     fitted = fit(
@@ -145,12 +147,19 @@ def _text(settings: RunConfig, workers: int = 1) -> tuple[Prepared, Any]:
         [locate(settings.data.source)],
         tokenizer,
         folder / "data",
-        reading=settings.data.reading,
+        reading=reading(settings),
         validation_fraction=settings.data.validation_fraction,
         seed=settings.train.seed,
         workers=workers,
     )
     return prepared, tokenizer
+
+
+def reading(settings: RunConfig) -> Reading:
+    """How the text is read; a row of the catalog knows itself what stands between its documents."""
+    asked = settings.data.reading
+    row = next((row for row in ROWS if row.name == settings.data.source), None)
+    return replace(asked, separator=row.separator) if row and row.separator and not asked.separator else asked
 
 
 def _tokenizer(settings: RunConfig) -> Any:
@@ -173,7 +182,7 @@ def _made_by_first_rank(data: Path, seconds: float = 600) -> tuple[Prepared, Any
             )
         time.sleep(0.1)
     made = data / "train.tokens", data / "validation.tokens", data / "tokenizer.json"
-    return Prepared(*made, Counts(), ""), Tokenizer.load(data / "tokenizer.json")
+    return Prepared(*made, Counts(), "", {}, reused=True), Tokenizer.load(data / "tokenizer.json")
 
 
 def _agree(settings: RunConfig, folder: Path, resume: bool) -> None:

@@ -73,7 +73,12 @@ def explain(bundle: Bundle, prompt: str, sampling: Sampling) -> list[dict[str, A
     for step in infer.explain(bundle, prompt, sampling.sampler):
         likeliest = step.before.topk(min(TOP, len(step.before))).indices.tolist()
         rows = [
-            {"token": bundle.tokenizer.decode([id]), "before": float(step.before[id]), "after": float(step.after[id])}
+            {
+                "id": id,
+                "token": bundle.tokenizer.decode([id]),
+                "before": float(step.before[id]),
+                "after": float(step.after[id]),
+            }
             for id in likeliest
         ]
         shown.append({"name": step.name, "kept": step.kept, "removed": step.removed, "tokens": rows})
