@@ -155,7 +155,10 @@ def checked_ids(vocab: dict[str, Any]) -> dict[str, int]:
 def added_tokens(file: dict[str, Any]) -> dict[str, int]:
     """The special tokens and their ids; those that would swallow the space around them are refused."""
     added: dict[str, Any] = {}
-    for token in file.get("added_tokens") or []:
+    listed = file.get("added_tokens") or []
+    if not isinstance(listed, list):
+        raise TokenizerError(f"added_tokens is {listed!r:.60}; it must be a list")
+    for token in listed:
         if not isinstance(token, dict) or not isinstance(token.get("content"), str):
             raise TokenizerError(f"added_tokens holds {token!r:.60}; each needs an id and a content")
         for name in ("single_word", "lstrip", "rstrip"):
