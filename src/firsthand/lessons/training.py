@@ -54,6 +54,7 @@ class AdamW:
         self.steps += 1
         for weight, mean, square in zip(self.weights, self.mean, self.square, strict=True):
             gradient = weight.grad
+            assert gradient is not None  # every weight had a part in the loss
             mean.copy_(self.beta1 * mean + (1 - self.beta1) * gradient)
             square.copy_(self.beta2 * square + (1 - self.beta2) * gradient**2)
             direction = mean / (1 - self.beta1**self.steps)
@@ -65,10 +66,11 @@ class AdamW:
 
 def clip(weights: list[nn.Parameter], longest: float) -> float:
     """Shorten the whole gradient to `longest` if it is longer, so that one strange batch cannot undo a day's work."""
-    norm = math.sqrt(sum(float((weight.grad**2).sum()) for weight in weights))
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients))
     if norm > longest:
-        for weight in weights:
-            weight.grad *= longest / norm
+        for gradient in gradients:
+            gradient *= longest / norm  # in place: it is the weight's own
     return norm
 
 
