@@ -10,7 +10,7 @@ BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of public test data, named by FIRSTHAND_SHARED or lying beside the checkout; skips where there is none."""
+    """The folder of public test data: FIRSTHAND_SHARED, or beside the checkout; skips where there is none."""
     folder = Path(os.environ.get("FIRSTHAND_SHARED", BESIDE))
     if not (folder / "tinyshakespeare.txt").is_file():
         pytest.skip("no folder of test data: set FIRSTHAND_SHARED to one (README, 'Tests')")

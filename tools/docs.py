@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results.jsonl"
 VERBS = ["", "journey", "get", "tokenize", "tokenizer", "tokenizer train", "tokenizer compare", "data", "data prepare"]
 VERBS += ["data show", "train", "generate", "chat", "evaluate", "info", "report", "explain"]
 
@@ -37,29 +38,33 @@ def errors_page() -> str:
 
 
 def numbers_page() -> str:
-    """The newest row of every benchmark, with its command, commit and machine."""
-    newest: dict[str, dict] = {}
-    results = ROOT / "benchmarks" / "results.jsonl"
-    for line in results.read_text(encoding="utf-8").splitlines() if results.exists() else []:
+    """The newest row of every measurement, with its command, commit and machine."""
+    newest: dict[tuple, dict] = {}
+    for line in RESULTS.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        newest[row["name"]] = row
+        newest[tuple((name, str(row[name])) for name in IDENTITY if name in row)] = row
     pages = [
         "# Numbers",
-        "Made by `python tools/docs.py` from `benchmarks/results.jsonl` (the newest row of each benchmark). "
-        "A ratio is paired: both sides ran in turn in the same run. The machine is shared, so only ratios prove anything.",
+        "Made by `python tools/docs.py` from `benchmarks/results.jsonl`: the newest row of each "
+        "measurement. A ratio is paired: both sides ran in turn in the same run; where it has three numbers they are "
+        "median, lowest and highest. The machine is shared, so only ratios prove anything; `load` is how busy it was.",
     ]
-    for name, row in sorted(newest.items()):
-        machine = row.get("machine", {})
-        where = ", ".join(f"{key} {value}" for key, value in machine.items() if not isinstance(value, dict))
+    for name in dict.fromkeys(row["benchmark"] for row in newest.values()):
+        rows = [row for row in newest.values() if row["benchmark"] == name]
+        last = rows[-1]
+        packages = ", ".join(f"{package} {number}" for package, number in last["versions"].items())
         pages.append(f"## {name}")
-        pages.append(f"`{row['command']}` · {row['date']} · commit {row['commit']} · {where}")
-        pages.append(_table(row["numbers"]))
+        pages.append(f"`{last['command']}` · {last['cpu']}, {last['cores']} cores · {packages}")
+        pages.append(_table([{key: value for key, value in row.items() if key not in MACHINE} for row in rows]))
     return "\n\n".join(pages) + "\n"
 
 
-def _table(numbers: dict | list) -> str:
-    """Nested numbers as one Markdown table: a row each."""
-    rows = numbers if isinstance(numbers, list) else [{"what": key, "value": value} for key, value in numbers.items()]
+IDENTITY = ("benchmark", "text", "bytes", "pair", "threads", "vocab_size", "workers", "megabytes", "config", "case")
+MACHINE = ("benchmark", "command", "cpu", "cores", "versions")
+
+
+def _table(rows: list[dict]) -> str:
+    """Rows that share most keys, as one Markdown table."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(_cell(row.get(column, "")) for column in columns) + " |" for row in rows]

@@ -14,17 +14,21 @@ from firsthand import __version__
 from firsthand.cli import verbs
 from firsthand.errors import FirsthandError
 
-EXAMPLES = """Build a large language model with your own hands.
+EXAMPLES = """Examples:
 
-Examples:
-
-    firsthand journey                                        the whole way, on this machine, in minutes
-    firsthand tokenize "How are tokens made?"                see a text as tokens
-    firsthand train configs/shakespeare-char-fast.toml       pretrain a small GPT
-    firsthand generate runs/shakespeare-char-fast "To be"    let it speak
+    firsthand journey                            the whole way, here, in minutes
+    firsthand tokenize "How are tokens made?"    see a text as tokens
+    firsthand train train.steps=300              pretrain a small GPT
+    firsthand generate runs/run "The file"       let it speak
 """
 
-app = App(name="firsthand", help=EXAMPLES, version=__version__, help_format="plaintext")
+app = App(
+    name="firsthand",
+    help="Build a large language model with your own hands.",
+    help_epilogue=EXAMPLES,
+    help_format="plaintext",
+    version=__version__,
+)
 for verb in verbs.ALL:
     app.command(verb)
 
