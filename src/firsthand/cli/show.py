@@ -17,7 +17,8 @@ from rich.text import Text
 
 from firsthand.errors import DataError
 
-console = Console(highlight=False, soft_wrap=True)
+WIDE = 160  # columns where nothing says how wide the reader's screen is
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 CHIPS = ("#b3d9ff", "#ffd9b3", "#c6f0c2", "#f3c6e8", "#fff1a8", "#d6ccff")
 
 
@@ -62,12 +63,13 @@ def tokens(result: dict[str, Any], as_json: bool) -> None:
             console.print(f"  {at:>2}  {' '.join(safe(part) for part in parts)}", markup=False)
 
 
-def table(rows: Iterable[dict[str, Any]], left: int = 1) -> None:
-    """Rows that share keys, as a table: the first `left` columns are text, the others numbers."""
+def table(rows: Iterable[dict[str, Any]]) -> None:
+    """Rows that share keys, as a table: words stand left, numbers right."""
     rows = list(rows)
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for at, name in enumerate(rows[0]):
-        grid.add_column(name.replace("_", " "), justify="left" if at < left else "right")
+    for name, value in rows[0].items():
+        words = isinstance(value, str)
+        grid.add_column(name.replace("_", " "), justify="left" if words else "right", no_wrap=not words)
     for row in rows:
         grid.add_row(*(number(value) for value in row.values()))
     console.print(grid)
@@ -176,6 +178,15 @@ def plan(result: dict[str, Any]) -> None:
     console.print(result.pop("settings"), markup=False)
     seconds = result.pop("seconds_about")
     facts(result | {"time_about": "unknown" if seconds is None else duration(seconds)})
+
+
+def forecast(result: dict[str, Any]) -> None:
+    """What a run will read and cost, in two lines before it starts; the time follows with the first steps."""
+    if first_rank():
+        print(f"{result['text']}: {result['split']}", file=sys.stderr)
+        size, bytes_ = result["parameters"], result["memory_bytes"] / 1e6
+        tokens = result["training_tokens"]
+        print(f"{size:,} parameters, about {bytes_:,.0f} MB, {tokens:,} tokens to train on", file=sys.stderr)
 
 
 def duration(seconds: float) -> str:

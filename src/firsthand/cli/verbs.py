@@ -181,7 +181,7 @@ def train(
     elif nproc > 1:
         show.launch(nproc, "train", *settings, *["--resume"] * resume, "--track", track)
     else:
-        finished = training.train(*settings, resume=resume, track=track)
+        finished = training.train(*settings, resume=resume, track=track, tell=show.forecast)
         if show.first_rank():
             show.finished(finished)
             if report:

@@ -7,7 +7,7 @@ OUT/step-000200/   checkpoints        OUT/metrics.jsonl samples.jsonl run.json  
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,10 +103,13 @@ def costs(settings: RunConfig, shape: Any, gigaflops: float) -> dict[str, Any]:
     }
 
 
-def train(*words: str | Path, resume: bool = False, track: str = "none") -> Run:
+def train(
+    *words: str | Path, resume: bool = False, track: str = "none", tell: Callable[[dict[str, Any]], None] | None = None
+) -> Run:
     """Train the model that the words describe, and give its last checkpoint as a bundle.
 
     A folder that holds checkpoints is refused unless `resume`; then the run goes on, bit for bit as if never stopped.
+    `tell` hears what the run will cost, and what became of the text, before it starts.
     """
     from firsthand.checkpoint import bundle
     from firsthand.objectives.pretrain import Pretrain
@@ -120,6 +123,8 @@ def train(*words: str | Path, resume: bool = False, track: str = "none") -> Run:
     assert prepared.validation is not None  # the fraction is above 0
     training, validation = Tokens(prepared.train), Tokens(prepared.validation)
     shape = model_config(settings.model, tokenizer.vocab_size)
+    if tell is not None:
+        tell({"text": settings.data.source, "split": prepared.split, **costs(settings, shape, 0)})
     fitted = fit(
         settings.train,
         _model(shape, settings),
