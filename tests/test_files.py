@@ -376,8 +376,8 @@ def test_a_forked_worker_does_not_keep_the_lock_of_its_killed_parent(tmp_path):
         "import os, sys, time; from firsthand import files\n"
         "with files.RunLock(sys.argv[1]):\n"
         "    worker = os.fork()\n"
-        "    if worker == 0: time.sleep(60)\n"
-        "    print(worker, flush=True); time.sleep(60)"
+        "    if worker == 0: print(os.getpid(), flush=True)\n"
+        "    time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None

@@ -3,14 +3,15 @@
 import json
 import os
 import resource
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firsthand.data import sources
-from firsthand.data.ledger import Counts, Reading
+from firsthand.data import records, sources
+from firsthand.data.ledger import Counts, Fault, Reading
 from firsthand.data.records import documents
 from firsthand.errors import DataError
 
@@ -155,6 +156,17 @@ HOSTILE = {
     "open quote": ("a.csv", 'text\n"never closed\n' + "x\n" * 50, r"a.csv:2:1 is not CSV"),
     "csv in latin-1": ("a.csv", b"text\nfine\nna\xefve\n", r"a.csv:3:3 is not UTF-8"),
 }  # fmt: skip
+
+
+def test_an_endless_integer_is_refused_even_where_python_would_take_it():
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)  # as some libraries do for the whole process
+    try:
+        with pytest.raises(Fault) as fault:
+            records.parse_json('{"text": "x", "n": ' + "9" * 5000 + "}", 0, "text")
+        assert "an integer of 5,000 digits" in fault.value.detail
+    finally:
+        sys.set_int_max_str_digits(before)
 
 
 @pytest.mark.parametrize("name", HOSTILE)

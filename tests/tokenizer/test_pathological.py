@@ -22,6 +22,8 @@ TEXTS = {
     "spaces of three bytes": "\u3000",
 }
 SHORT, LONG = 64_000, 1_000_000
+# n log n gives 20, and a million tokens no longer fit the caches of a busy machine; anything quadratic gives 244.
+STEEPEST = 40
 
 
 def seconds(tokenizer, text: str) -> float:
@@ -40,9 +42,9 @@ def test_a_million_characters_take_time_in_proportion(name, gpt2):
     text = TEXTS[name] * (LONG // len(TEXTS[name]) + 1)
     for _ in range(3):  # a neighbour on the machine may spoil one measurement, not three
         short, long = seconds(gpt2, text[:SHORT]), seconds(gpt2, text[:LONG])
-        if long <= max(24 * short, 0.05):
+        if long <= max(STEEPEST * short, 0.05):
             break
-    assert long <= max(24 * short, 0.05) and long <= 5, f"{short:.4f} s and {long:.4f} s"
+    assert long <= max(STEEPEST * short, 0.05) and long <= 5, f"{short:.4f} s and {long:.4f} s"
 
 
 @pytest.mark.parametrize("name", ["one letter", "newlines", "emoji joined", "scripts"])

@@ -79,13 +79,15 @@ def verify(directory: Path | str) -> dict:
                 f"Give one that firsthand wrote, such as runs/NAME/step-000100"
             ) from error
         raise CheckpointError(
-            f"{shown(directory)} is damaged ({reason(error, directory)}). Use another checkpoint, or fetch it again",
+            f"{shown(directory)} is damaged ({reason(error)}). Use another checkpoint, or fetch it again",
             code=22,
         ) from error
 
 
-def reason(error: CheckpointError, directory: Path) -> str:
-    return str(error).replace(f"{shown(directory)}/", "")[:100]
+def reason(error: CheckpointError) -> str:
+    """What an error says of a file, without the folder it lies in."""
+    where, _, what = str(error).partition(": ")
+    return f"{where.rsplit('/', 1)[-1]}: {what}"[:100]
 
 
 def discard(directory: Path | str) -> None:

@@ -14,6 +14,7 @@ from firsthand.errors import CheckpointError
 from firsthand.files.words import amount, quoted, shown
 
 JSON_BYTES = 4 << 20  # a larger JSON file is not one of ours
+LONGEST_INTEGER = 4_000  # digits; the limit of Python itself can be lifted by any library
 
 
 def safe_join(root: Path | str, name: str) -> Path:
@@ -70,8 +71,14 @@ def parse_json(data: bytes, name: str) -> dict:
             raise ValueError(f"{text[:20]} is not a finite number")
         return float(text)
 
+    def short(text: str) -> int:
+        if len(text) > LONGEST_INTEGER:
+            raise ValueError(f"an integer of {len(text):,} digits")
+        return int(text)
+
+    hooks = {"object_pairs_hook": unique, "parse_float": finite, "parse_int": short, "parse_constant": finite}
     try:
-        value = json.loads(data.decode(), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
+        value = json.loads(data.decode(), **hooks)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise CheckpointError(f"{name}: not valid JSON ({str(error)[:80]})") from error
     if not isinstance(value, dict):

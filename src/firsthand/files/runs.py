@@ -28,7 +28,7 @@ def newest(run: Path | str) -> tuple[Path | None, list[tuple[Path, str]]]:
             check(directory)
             return directory, damaged
         except CheckpointError as error:
-            damaged.append((directory, reason(error, directory)))
+            damaged.append((directory, reason(error)))
     return None, damaged
 
 
