@@ -155,10 +155,10 @@ def measure(way: Arithmetic, rows: int, width: int) -> Arithmetic:
     return Arithmetic(way.device, way.dtype, way.route, speed, float(error))
 
 
-def _shortest(turn: Callable[[], object], times: int = 3) -> float:
-    """Seconds of the fastest of a few turns: a busy machine only ever makes one slower."""
-    seconds = []
-    for _ in range(times):
+def _shortest(turn: Callable[[], object]) -> float:
+    """Seconds of the fastest of a few turns: a busy machine only ever makes one slower, a small one thirty times."""
+    seconds: list[float] = []
+    while len(seconds) < 3 or (len(seconds) < 20 and sum(seconds) < 0.3):
         begin = time.perf_counter()
         turn()
         seconds.append(time.perf_counter() - begin)
