@@ -10,20 +10,20 @@ memory (of the first process, by /proc) is read when it ends.
 
 import json
 import math
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from firsthand import files
+from record import record
+
 from firsthand.data import pydocs
 from firsthand.tokenizer.bpe import Tokenizer
 
 SIZES = (4, 16, 64)  # MB
 REPEATS = 3
-RESULTS = Path(__file__).parent / "results.jsonl"
+COMMAND = "python benchmarks/bench_data.py"
 
 ONE = """
 import json, sys, time
@@ -93,19 +93,17 @@ def main() -> None:
             for workers in times:
                 best = measure(program, text, saved, workers)
                 times[workers].append(best["seconds"])
-                row = {
-                    "benchmark": "data.prepare", "megabytes": size, "workers": workers, **best,
+                numbers = {
+                    "megabytes": size,
+                    "workers": workers,
+                    **best,
                     "megabytes_per_second": round(len(data) / 1e6 / best["seconds"], 1),
                     "tokenizer_alone_megabytes_per_second": round(len(data) / 1e6 / alone, 1),
-                    "machine": platform.processor() or platform.machine(), "python": platform.python_version(),
-                }  # fmt: skip
-                print(json.dumps(row), flush=True)
-                files.append_line(RESULTS, row)
+                }
+                record("data.prepare", COMMAND, numbers)
         for workers, seconds in times.items():
             slope = math.log(seconds[-1] / seconds[0]) / math.log(SIZES[-1] / SIZES[0])
-            row = {"benchmark": "data.prepare.exponent", "workers": workers, "exponent": round(slope, 3)}
-            print(json.dumps(row), flush=True)
-            files.append_line(RESULTS, row)
+            record("data.prepare.exponent", COMMAND, {"workers": workers, "exponent": round(slope, 3)})
 
 
 if __name__ == "__main__":

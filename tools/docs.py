@@ -42,7 +42,8 @@ def numbers_page() -> str:
     newest: dict[tuple, dict] = {}
     for line in RESULTS.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        newest[tuple((name, str(row[name])) for name in IDENTITY if name in row)] = row
+        same = IDENTITY + (("command",) if row["benchmark"] == "time_to_loss" else ())
+        newest[tuple((name, str(row[name])) for name in same if name in row)] = row
     pages = [
         "# Numbers",
         "Made by `python tools/docs.py` from `benchmarks/results.jsonl`: the newest row of each "
@@ -54,7 +55,8 @@ def numbers_page() -> str:
         last = rows[-1]
         packages = ", ".join(f"{package} {number}" for package, number in last["versions"].items())
         pages.append(f"## {name}")
-        pages.append(f"`{last['command']}` · {last['cpu']}, {last['cores']} cores · {packages}")
+        commands = " and ".join(f"`{command}`" for command in dict.fromkeys(row["command"] for row in rows))
+        pages.append(f"{commands} · {last['cpu']}, {last['cores']} cores · {packages}")
         pages.append(_table([{key: value for key, value in row.items() if key not in MACHINE} for row in rows]))
     return "\n\n".join(pages) + "\n"
 
