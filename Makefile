@@ -20,7 +20,7 @@ test: $(VENV)/test.done
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not deep" tests
 
 deep: $(VENV)/test.done
-	OMP_NUM_THREADS=1 FIRSTHAND_DEEP=10 $(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 FIRSTHAND_DEEP=10 $(BIN)/python -m pytest --timeout 5400 tests
 
 check: $(VENV)/test.done
 	$(BIN)/ruff check .

@@ -44,10 +44,10 @@ def ours(dtype):
     from firsthand.model.config import ModelConfig
     from firsthand.model.gpt import GPT
     from firsthand.objectives.pretrain import Pretrain
-    from firsthand.train import device
-    from firsthand.train.config import TrainConfig
-    from firsthand.train.groups import build
-    from firsthand.train.loop import steps
+    from firsthand.training import device
+    from firsthand.training.config import TrainConfig
+    from firsthand.training.groups import build
+    from firsthand.training.loop import steps
 
     device.keep_memory()
     arithmetic = device.choose("cpu", dtype, BATCH * LENGTH, 768)
@@ -95,7 +95,7 @@ def transformers(dtype):
 
 
 def transformers_kept(dtype):
-    from firsthand.train import device
+    from firsthand.training import device
 
     device.keep_memory()
     return transformers(dtype)

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from firsthand.lessons import training as lesson
 from firsthand.objectives.base import Batch
 from firsthand.objectives.pretrain import Pretrain
-from firsthand.train import schedule
-from firsthand.train.config import TrainConfig
-from firsthand.train.groups import build
-from firsthand.train.loop import steps
+from firsthand.training import schedule
+from firsthand.training.config import TrainConfig
+from firsthand.training.groups import build
+from firsthand.training.loop import steps
 from tests.kit import gap, ids, tiny
 
 CONFIG = TrainConfig(steps=20, warmup=4, learning_rate=1e-2, min_learning_rate=1e-3, weight_decay=0.2)

@@ -30,8 +30,8 @@ from firsthand.model.config import FAST, ModelConfig
 from firsthand.model.gpt import GPT
 from firsthand.objectives.pretrain import Pretrain
 from firsthand.tokenizer.bpe import Tokenizer
-from firsthand.train.config import TrainConfig
-from firsthand.train.fit import fit
+from firsthand.training.config import TrainConfig
+from firsthand.training.fit import fit
 
 STEPS = 24
 SHAPE = {"vocab_size": 256, "context_length": 13, "n_layer": 2, "n_head": 3, "d_model": 24, "d_ff": 40}

@@ -1,5 +1,8 @@
 """What the documents say is what the program does: help texts, error numbers, README commands, public names."""
 
+import importlib
+import inspect
+import pkgutil
 import re
 import subprocess
 import sys
@@ -22,6 +25,14 @@ def test_the_public_names_are_these_and_no_others():
     assert sorted(dir(firsthand)) == names.split()
     for name in dir(firsthand):
         assert getattr(firsthand, name) is not None
+
+
+def test_a_public_name_stays_what_it_is_after_everything_was_imported():
+    for module in pkgutil.walk_packages(firsthand.__path__, "firsthand."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name in dir(firsthand):
+        assert not inspect.ismodule(getattr(firsthand, name)), name
 
 
 def test_an_unknown_public_name_lists_the_known_ones():

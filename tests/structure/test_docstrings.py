@@ -18,7 +18,7 @@ MODULES = [
     "firsthand.model.attention",
     "firsthand.objectives.pretrain",
     "firsthand.infer.sample",
-    "firsthand.train.muon",
+    "firsthand.training.muon",
     "firsthand.lessons.embeddings",
     "firsthand.lessons.attention",
     "firsthand.lessons.gpt",

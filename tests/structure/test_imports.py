@@ -22,10 +22,10 @@ ALLOWED = {
     "objectives": MATTER | {"linear", "data"},
     "checkpoint": MATTER | {"linear", "data"},
     "interop": MATTER | {"linear", "data"},
-    "train": MATTER | {"linear", "data", "objectives", "checkpoint", "interop"},
+    "training": MATTER | {"linear", "data", "objectives", "checkpoint", "interop"},
     "infer": MATTER | {"linear", "data", "objectives", "checkpoint", "interop"},
 }
-ALLOWED["evaluate"] = ALLOWED["train"] | {"train", "infer"}
+ALLOWED["evaluate"] = ALLOWED["training"] | {"training", "infer"}
 ALLOWED["serve"] = ALLOWED["evaluate"] | {"evaluate"}
 ALLOWED["run"] = ALLOWED["serve"] | {"serve"}
 ALLOWED["study"] = ALLOWED["run"] | {"run"}
@@ -40,7 +40,7 @@ OUTSIDE = {  # an outside library belongs to the one place that needs it
     "requests": set(),
     "huggingface_hub": set(),
     "cyclopts": {"cli"},
-    "rich": {"cli", "train/track.py"},
+    "rich": {"cli", "training/track.py"},
     "matplotlib": {"study"},
     "fastapi": {"serve"},
     "transformers": set(),

@@ -13,7 +13,7 @@ from firsthand.data.ledger import Reading
 from firsthand.errors import ConfigError
 from firsthand.model import sizes
 from firsthand.model.config import FAST, PRESETS, STRICT, ModelConfig
-from firsthand.train.config import TrainConfig
+from firsthand.training.config import TrainConfig
 
 
 def _model_section() -> type:
@@ -54,8 +54,8 @@ class DataSection:
 class SampleSection:
     """What the model is asked to continue while it trains."""
 
-    prompt: str = "The "
-    max_tokens: Annotated[int, Field(ge=1)] = 48
+    prompt: str | None = None  # None: the first words of the held-out text
+    max_tokens: Annotated[int, Field(ge=1)] | None = None  # None: 48, or what the context leaves
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.8
     top_k: Annotated[int, Field(ge=0)] = 40
 

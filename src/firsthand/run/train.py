@@ -19,7 +19,7 @@ from firsthand.data.prepare import Prepared
 from firsthand.data.prepare import prepare as encode
 from firsthand.data.rows import ROWS
 from firsthand.data.tokens import Tokens, show_windows, windows
-from firsthand.errors import ConfigError, DataError
+from firsthand.errors import ConfigError, DataError, ModelError
 from firsthand.model import sizes
 from firsthand.run.settings import RunConfig, model_config, read_run
 from firsthand.run.text import learn, locate
@@ -27,7 +27,7 @@ from firsthand.tokenizer.bpe import Tokenizer
 
 if TYPE_CHECKING:
     from firsthand.checkpoint.bundle import Bundle
-    from firsthand.train.fit import Fitted
+    from firsthand.training.fit import Fitted
 
 # What may differ when a run goes on; everything else would make it another run.
 MAY_CHANGE = {
@@ -35,6 +35,9 @@ MAY_CHANGE = {
     "train.compile", "train.checkpointing", "train.nonfinite", "train.learning_rate", "train.min_learning_rate",
     "train.clip", "sample.prompt", "sample.max_tokens", "sample.temperature", "sample.top_k",
 }  # fmt: skip
+
+
+SAMPLE = 48  # tokens of a sample, where nothing is said
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def shown_windows(*words: str | Path, rows: int = 4) -> list[dict[str, Any]]:
 
 def plan(*words: str | Path) -> dict[str, Any]:
     """What a run would be, without doing it: its settings, size, memory, and time by a measured matrix product."""
-    from firsthand.train import device
+    from firsthand.training import device
 
     settings = read_run(words)
     shape = model_config(settings.model, _tokenizer(settings).vocab_size)
@@ -113,7 +116,7 @@ def train(
     """
     from firsthand.checkpoint import bundle
     from firsthand.objectives.pretrain import Pretrain
-    from firsthand.train.fit import fit
+    from firsthand.training.fit import fit
 
     began = time.monotonic()
     settings = read_run(words)
@@ -137,7 +140,7 @@ def train(
         tracker=track,
         about=_about(settings, training),
         evaluate=_evaluator(validation),
-        sample=_sampler(settings, tokenizer),
+        sample=_sampler(settings, tokenizer, shape.context_length, validation) if settings.train.sample_every else None,
     )
     return Run(folder, bundle.load(fitted.path), _told(fitted), time.monotonic() - began)
 
@@ -242,18 +245,29 @@ def _evaluator(validation: Tokens) -> Any:
     return evaluate
 
 
-def _sampler(settings: RunConfig, tokenizer: Any) -> Any:
-    """What the model continues while it learns, always with the same seed, so that only the model changes."""
+def _sampler(settings: RunConfig, tokenizer: Any, context: int, validation: Tokens) -> Any:
+    """What the model continues while it learns, always with the same seed, so that only the model changes.
+
+    Prompt and length are checked now, not at the first sample.
+    """
     from firsthand.checkpoint.bundle import Bundle
     from firsthand.infer.generate import generate
 
     ask = settings.sample
+    prompt = tokenizer.decode(validation.ids[: min(4, context // 2)]) if ask.prompt is None else ask.prompt
+    room = context - max(1, len(tokenizer.encode(prompt)))
+    length = min(SAMPLE, max(room, 1)) if ask.max_tokens is None else ask.max_tokens
+    if length > room:
+        raise ModelError(
+            f"sample.prompt is {context - room} tokens, sample.max_tokens is {length}, the context is {context}. "
+            f"Use sample.max_tokens={max(room, 1)} or less, a shorter prompt, or train.sample_every=0.",
+            code=2,
+        )
+    top_k = min(ask.top_k, tokenizer.vocab_size)
 
     def sample(model: Any) -> str:
         bundle = Bundle(model, tokenizer, {}, Path(settings.out))
-        return ask.prompt + generate(
-            bundle, ask.prompt, ask.max_tokens, ask.temperature, min(ask.top_k, tokenizer.vocab_size)
-        )
+        return prompt + generate(bundle, prompt, length, ask.temperature, top_k)
 
     return sample
 

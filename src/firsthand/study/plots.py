@@ -1,6 +1,6 @@
 """Figures of training: how the loss fell, how fast it went, what the learning rate did, and why depth needs shortcuts.
 
-Most take the records of metrics.jsonl, whose names are those of `train/track.py`, and give a `Picture`, or None where
+Most take the records of metrics.jsonl, whose names `training/track.py` gives, and make a `Picture`, or None where
 the run has recorded nothing to draw.
 """
 

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from firsthand.errors import ConfigError
-from firsthand.train.config import TrainConfig
-from firsthand.train.schedule import build, cosine, stable_decay
+from firsthand.training.config import TrainConfig
+from firsthand.training.schedule import build, cosine, stable_decay
 
 
 def test_cosine_by_hand():

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from firsthand.errors import TrainingError
 from firsthand.objectives.base import Batch, Objective
-from firsthand.train.device import PLAIN, Arithmetic, out_of_memory
-from firsthand.train.optim import Optimizer
-from firsthand.train.parallel import ALONE, Ranks
+from firsthand.training.device import PLAIN, Arithmetic, out_of_memory
+from firsthand.training.optim import Optimizer
+from firsthand.training.parallel import ALONE, Ranks
 
 PATIENCE = 5  # refused updates in a row, after which skipping ends
 

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from firsthand.train.config import TrainConfig
-from firsthand.train.muon import Muon
-from firsthand.train.optim import AdamW, Group, Optimizer, Together
+from firsthand.training.config import TrainConfig
+from firsthand.training.muon import Muon
+from firsthand.training.optim import AdamW, Group, Optimizer, Together
 
 
 def build(model: nn.Module, config: TrainConfig, dtype: str = "float32") -> Optimizer:

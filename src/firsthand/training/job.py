@@ -11,12 +11,12 @@ import torch
 from firsthand import files
 from firsthand.checkpoint import bundle
 from firsthand.objectives.base import Objective
-from firsthand.train import state, track
-from firsthand.train.config import TrainConfig
-from firsthand.train.device import Arithmetic
-from firsthand.train.loop import LossScale, Record
-from firsthand.train.optim import Optimizer
-from firsthand.train.parallel import Ranks
+from firsthand.training import state, track
+from firsthand.training.config import TrainConfig
+from firsthand.training.device import Arithmetic
+from firsthand.training.loop import LossScale, Record
+from firsthand.training.optim import Optimizer
+from firsthand.training.parallel import Ranks
 
 Evaluate = Callable[[Any, Sequence], dict[str, float]]  # model, validation data -> metrics, among them "eval/loss"
 Sample = Callable[[Any], str]  # model -> a text it wrote

@@ -8,7 +8,7 @@ import types
 import pytest
 
 from firsthand.errors import ConfigError
-from firsthand.train.track import Lines, Live, Plain, WandbShaped, in_words, trackers
+from firsthand.training.track import Lines, Live, Plain, WandbShaped, in_words, trackers
 
 METRICS = {"train/loss": 2.5, "train/learning_rate": 3e-4, "train/grad_norm": 1.25, "train/tok_per_sec": 12345.6}
 

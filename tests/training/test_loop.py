@@ -10,9 +10,9 @@ from torch import nn
 from firsthand.errors import TrainingError
 from firsthand.objectives.base import IGNORE, Batch, Loss
 from firsthand.objectives.pretrain import Pretrain
-from firsthand.train.config import TrainConfig
-from firsthand.train.groups import build
-from firsthand.train.loop import LossScale, NonFinite, dropout_seed, steps
+from firsthand.training.config import TrainConfig
+from firsthand.training.groups import build
+from firsthand.training.loop import LossScale, NonFinite, dropout_seed, steps
 from tests.kit import gap, ids, tiny
 
 LENGTHS = [9, 1, 4, 9, 2, 6, 9, 3]  # learned positions of eight rows

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from firsthand.train.config import TrainConfig
+from firsthand.training.config import TrainConfig
 
 Schedule = Callable[[int], float]
 

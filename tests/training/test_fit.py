@@ -19,9 +19,9 @@ from firsthand.model.gpt import GPT
 from firsthand.objectives.base import Loss
 from firsthand.objectives.pretrain import Pretrain
 from firsthand.tokenizer.bpe import Tokenizer
-from firsthand.train.config import TrainConfig
-from firsthand.train.fit import fit
-from firsthand.train.signals import Interrupted
+from firsthand.training.config import TrainConfig
+from firsthand.training.fit import fit
+from firsthand.training.signals import Interrupted
 
 SHAPE = ModelConfig(vocab_size=256, context_length=7, n_layer=2, n_head=3, d_model=24, d_ff=40, dropout=0.2)
 CONFIG = TrainConfig(
@@ -148,7 +148,7 @@ def test_a_hangup_is_borne(tmp_path, tokenizer):
 
 def test_a_second_signal_ends_at_once():
     code = (
-        "import os, signal\nfrom firsthand.train.signals import Signals\n"
+        "import os, signal\nfrom firsthand.training.signals import Signals\n"
         "with Signals():\n    os.kill(os.getpid(), signal.SIGINT)\n    os.kill(os.getpid(), signal.SIGINT)\n"
         "    raise SystemExit(0)"
     )

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from firsthand.errors import CheckpointError, nearest
-from firsthand.train.config import TrainConfig
-from firsthand.train.device import Arithmetic
-from firsthand.train.loop import LossScale
-from firsthand.train.optim import Optimizer
-from firsthand.train.parallel import Ranks
+from firsthand.training.config import TrainConfig
+from firsthand.training.device import Arithmetic
+from firsthand.training.loop import LossScale
+from firsthand.training.optim import Optimizer
+from firsthand.training.parallel import Ranks
 
 
 @dataclass

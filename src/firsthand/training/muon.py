@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from firsthand.train.optim import Group, gradients
+from firsthand.training.optim import Group, gradients
 
 # A quintic that lifts every singular value in (0, 1] to about 1 (0.7 to 1.2) within five turns.
 QUINTIC = (3.4445, -4.7750, 2.0315)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from firsthand.errors import DeviceError
-from firsthand.train import device
-from firsthand.train.device import Arithmetic
+from firsthand.training import device
+from firsthand.training.device import Arithmetic
 
 
 def way(dtype, speed, error=4e-7, route="none"):

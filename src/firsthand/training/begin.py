@@ -7,10 +7,10 @@ from typing import Any, Literal
 from firsthand import files
 from firsthand.checkpoint import bundle
 from firsthand.errors import CheckpointError
-from firsthand.train import device, state
-from firsthand.train.config import TrainConfig
-from firsthand.train.job import Job
-from firsthand.train.parallel import Ranks, local_device
+from firsthand.training import device, state
+from firsthand.training.config import TrainConfig
+from firsthand.training.job import Job
+from firsthand.training.parallel import Ranks, local_device
 
 Start = Literal["new", "resume", "either"]
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from firsthand.errors import DeviceError
-from firsthand.train.parallel import Ranks
+from firsthand.training.parallel import Ranks
 
 EXACT = 3e-6  # float32 products end near 5e-7; a way that is further off than this is not float32
 WORTH = 1.2  # a faster way must be this much faster to be worth another rounding

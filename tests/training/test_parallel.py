@@ -17,11 +17,11 @@ from firsthand.data.loader import Loader
 from firsthand.model.gpt import GPT
 from firsthand.objectives.pretrain import Pretrain
 from firsthand.tokenizer.bpe import Tokenizer
-from firsthand.train import parallel
-from firsthand.train.config import TrainConfig
-from firsthand.train.fit import fit
-from firsthand.train.groups import build
-from firsthand.train.loop import steps
+from firsthand.training import parallel
+from firsthand.training.config import TrainConfig
+from firsthand.training.fit import fit
+from firsthand.training.groups import build
+from firsthand.training.loop import steps
 from tests.kit import gap, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +57,7 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
     told, weights = trained(1, 0, parallel.ALONE)
     output = torchrun(
         "import json, torch\n"
-        "from firsthand.train import parallel\n"
+        "from firsthand.training import parallel\n"
         "from tests.train.test_parallel import trained\n"
         "torch.set_num_threads(1)\n"
         "ranks = parallel.join()\n"

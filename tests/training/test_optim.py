@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from firsthand.train import optim
-from firsthand.train.config import TrainConfig
-from firsthand.train.groups import build, by_place, by_shape
-from firsthand.train.muon import QUINTIC, Muon, orthogonal
-from firsthand.train.optim import AdamW, Group, Pace, update, update_in_one_pass
+from firsthand.training import optim
+from firsthand.training.config import TrainConfig
+from firsthand.training.groups import build, by_place, by_shape
+from firsthand.training.muon import QUINTIC, Muon, orthogonal
+from firsthand.training.optim import AdamW, Group, Pace, update, update_in_one_pass
 from tests.kit import gap, tiny
 
 SHAPES = [(5, 3), (7,), (11, 2), (13,)]

@@ -16,11 +16,11 @@ from firsthand import files
 from firsthand.data.loader import Loader
 from firsthand.errors import TrainingError
 from firsthand.objectives.base import Objective
-from firsthand.train import begin, device, groups, parallel, schedule, state, track
-from firsthand.train.config import TrainConfig
-from firsthand.train.job import Evaluate, Job, Sample
-from firsthand.train.loop import LossScale, NonFinite, Record, steps
-from firsthand.train.signals import Interrupted, Signals
+from firsthand.training import begin, device, groups, parallel, schedule, state, track
+from firsthand.training.config import TrainConfig
+from firsthand.training.job import Evaluate, Job, Sample
+from firsthand.training.loop import LossScale, NonFinite, Record, steps
+from firsthand.training.signals import Interrupted, Signals
 
 
 @dataclass(frozen=True)

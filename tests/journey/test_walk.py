@@ -1,0 +1,91 @@
+"""The journey: every stage once, an instant second walk, and one that goes on after it was stopped."""
+
+import json
+
+import pytest
+
+from firsthand.journey import stages, walk
+
+SMALL = (
+    "tokenizer.vocab_size=300",
+    "model.n_layer=2",
+    "model.n_head=2",
+    "model.d_model=16",
+    "model.context_length=64",
+    "train.steps=3",
+    "train.batch_size=2",
+    "train.dtype=float32",
+    "train.eval_every=0",
+    "train.sample_every=2",
+    "data.source=small",
+)
+NAMES = ["tokenizer", "data", "attention", "model", "pretrain", "generate"]
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """The real stages on a text of some kilobytes, so that a walk takes seconds."""
+    text = tmp_path / "small"
+    text.mkdir()
+    (text / "a.txt").write_text(
+        "The function returns a list of strings, or raises an error if the file is not there.\n" * 90
+    )
+    monkeypatch.setattr(stages, "SETTINGS", SMALL)
+    monkeypatch.setattr(
+        stages.texts, "locate", lambda source: text if source in ("pydocs", "small") else tmp_path / source
+    )
+    monkeypatch.setattr("firsthand.run.train.locate", lambda source: text if source == "small" else tmp_path / source)
+    return tmp_path / "journey"
+
+
+def go(out, fresh: bool = False) -> list[tuple[str, dict]]:
+    told = []
+    walk.walk(out, fresh, lambda name, result: told.append((name, result)))
+    return told
+
+
+def test_a_walk_does_every_stage_and_a_second_one_does_none(small):
+    first = go(small)
+    assert [name for name, _ in first] == NAMES
+    assert all("kept" not in result and result["lines"] for _, result in first)
+    page = (small / "report.html").read_text()
+    assert "The journey of a language model" in page
+    assert "<script" not in page
+    before = (small / "report.html").stat().st_mtime_ns
+    second = go(small)
+    assert all(result["kept"] for _, result in second)
+    assert (small / "report.html").stat().st_mtime_ns == before
+    ladder = dict(first)["attention"]["ladder"]
+    assert len(ladder) == 5
+    assert max(row["max_difference"] for row in ladder) < 1e-10
+
+
+def test_a_walk_that_was_stopped_goes_on_where_it_stopped(small, monkeypatch):
+    def stop(trip):
+        raise KeyboardInterrupt
+
+    stop.__name__ = "model"
+    whole = stages.STAGES
+    monkeypatch.setattr(walk, "STAGES", (*whole[:3], stop, *whole[4:]))
+    with pytest.raises(KeyboardInterrupt):
+        go(small)
+    monkeypatch.setattr(walk, "STAGES", whole)
+    told = go(small)
+    assert [name for name, result in told if result.get("kept")] == NAMES[:3]
+
+
+def test_a_changed_program_repeats_the_stages_and_fresh_moves_the_old_aside(small, monkeypatch):
+    go(small)
+    monkeypatch.setattr(walk, "program", lambda: "another program")
+    assert not any(result.get("kept") for _, result in go(small))
+    go(small, fresh=True)
+    aside = [path for path in small.parent.iterdir() if path.name.startswith("journey.")]
+    assert len(aside) == 1
+
+
+def test_a_damaged_result_is_made_again(small):
+    go(small)
+    (small / "stages" / "3-attention.json").write_text("{")
+    told = dict(go(small))
+    assert "kept" not in told["attention"]
+    assert json.loads((small / "stages" / "3-attention.json").read_text())["result"]["ladder"]
