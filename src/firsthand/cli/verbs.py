@@ -9,6 +9,7 @@ from cyclopts import App
 
 from firsthand.cli import show
 from firsthand.cli.explanations import EXPLANATIONS
+from firsthand.cli.meter import Meter
 from firsthand.errors import ConfigError, nearest
 
 tokenizer = App(name="tokenizer", help="Train a tokenizer on your own text, or compare several on one text.")
@@ -47,7 +48,9 @@ def get(name: str = "", *, force: bool = False) -> None:
     if not name:
         show.table(texts.catalog_rows())
         return
-    show.facts(texts.fetch(name, force=force))
+    with Meter() as meter:
+        fetched = texts.fetch(name, force=force, progress=meter.of)
+    show.facts(fetched)
 
 
 def tokenize(text: str = "", *, tokenizer: str = "", json: bool = False, steps: bool = False) -> None:
@@ -128,7 +131,9 @@ def data_prepare(*settings: str, workers: int = 1) -> None:
     """
     from firsthand.run import train as training
 
-    show.facts(training.prepare(*settings, workers=workers))
+    with Meter() as meter:
+        prepared = training.prepare(*settings, workers=workers, progress=meter)
+    show.facts(prepared)
 
 
 @data.command(name="show")
@@ -181,7 +186,9 @@ def train(
     elif nproc > 1:
         show.launch(nproc, "train", *settings, *["--resume"] * resume, "--track", track)
     else:
-        finished = training.train(*settings, resume=resume, track=track, tell=show.forecast)
+        meter = Meter()
+        tell = meter.then(show.forecast)
+        finished = training.train(*settings, resume=resume, track=track, tell=tell, progress=meter)
         if show.first_rank():
             show.finished(finished)
             if report:

@@ -109,8 +109,8 @@ def catalog_rows() -> list[dict[str, Any]]:
     ]
 
 
-def fetch(name: str, force: bool = False) -> dict[str, Any]:
+def fetch(name: str, force: bool = False, progress: catalog.Progress | None = None) -> dict[str, Any]:
     """Get one row of the catalog, and say where it lies and what it may be used for."""
-    path = catalog.get(name, force=force)
+    path = catalog.get(name, force=force, progress=progress)
     row = catalog.row(name)
     return {"name": row.name, "path": str(path), "what": row.about, "licence": row.licence}

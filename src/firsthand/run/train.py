@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from firsthand import config as configs
 from firsthand import files
 from firsthand.data.ledger import Counts, Reading
-from firsthand.data.prepare import Prepared
+from firsthand.data.prepare import Prepared, Progress
 from firsthand.data.prepare import prepare as encode
 from firsthand.data.rows import ROWS
 from firsthand.data.tokens import Tokens, show_windows, windows
@@ -50,10 +50,10 @@ class Run:
     seconds: float
 
 
-def prepare(*words: str | Path, workers: int = 1) -> dict[str, Any]:
+def prepare(*words: str | Path, workers: int = 1, progress: Progress | None = None) -> dict[str, Any]:
     """The shards and tokenizer of a run, made if they are not there: where they lie, and what became of the text."""
     settings = read_run(words)
-    prepared, tokenizer = _text(settings, workers)
+    prepared, tokenizer = _text(settings, workers, progress)
     return {
         "train": str(prepared.train),
         "validation": str(prepared.validation),
@@ -107,12 +107,17 @@ def costs(settings: RunConfig, shape: Any, gigaflops: float) -> dict[str, Any]:
 
 
 def train(
-    *words: str | Path, resume: bool = False, track: str = "none", tell: Callable[[dict[str, Any]], None] | None = None
+    *words: str | Path,
+    resume: bool = False,
+    track: str = "none",
+    tell: Callable[[dict[str, Any]], None] | None = None,
+    progress: Progress | None = None,
 ) -> Run:
     """Train the model that the words describe, and give its last checkpoint as a bundle.
 
     A folder that holds checkpoints is refused unless `resume`; then the run goes on, bit for bit as if never stopped.
-    `tell` hears what the run will cost, and what became of the text, before it starts.
+    `tell` hears what the run will cost, and what became of the text, before it starts; `progress` hears (bytes done,
+    bytes in all) while the text is encoded.
     """
     from firsthand.checkpoint import bundle
     from firsthand.objectives.pretrain import Pretrain
@@ -122,7 +127,7 @@ def train(
     settings = read_run(words)
     folder = Path(settings.out)
     _agree(settings, folder, resume)
-    prepared, tokenizer = _text(settings)
+    prepared, tokenizer = _text(settings, 1, progress)
     assert prepared.validation is not None  # the fraction is above 0
     training, validation = Tokens(prepared.train), Tokens(prepared.validation)
     shape = model_config(settings.model, tokenizer.vocab_size)
@@ -145,7 +150,7 @@ def train(
     return Run(folder, bundle.load(fitted.path), _told(fitted), time.monotonic() - began)
 
 
-def _text(settings: RunConfig, workers: int = 1) -> tuple[Prepared, Any]:
+def _text(settings: RunConfig, workers: int = 1, progress: Progress | None = None) -> tuple[Prepared, Any]:
     """The shards of a run's text, and their tokenizer; where several processes train, the first makes both."""
     folder = Path(settings.out)
     if os.environ.get("RANK", "0") != "0":
@@ -159,6 +164,7 @@ def _text(settings: RunConfig, workers: int = 1) -> tuple[Prepared, Any]:
         validation_fraction=settings.data.validation_fraction,
         seed=settings.train.seed,
         workers=workers,
+        progress=progress,
     )
     return prepared, tokenizer
 
