@@ -58,7 +58,7 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
     output = torchrun(
         "import json, torch\n"
         "from firsthand.training import parallel\n"
-        "from tests.train.test_parallel import trained\n"
+        "from tests.training.test_parallel import trained\n"
         "torch.set_num_threads(1)\n"
         "ranks = parallel.join()\n"
         "told, weights = trained(2, ranks.rank, ranks)\n"
@@ -88,7 +88,7 @@ def test_a_run_of_two_processes_goes_on_in_one(tmp_path):
     torchrun(
         "from dataclasses import replace\n"
         "from pathlib import Path\n"
-        "from tests.train.test_parallel import CONFIG, whole\n"
+        "from tests.training.test_parallel import CONFIG, whole\n"
         f"whole(Path({str(tmp_path / 'two')!r}), replace(CONFIG, accumulate=2))\n",
         tmp_path,
     )

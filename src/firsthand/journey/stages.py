@@ -3,6 +3,7 @@
 `lines` are said in the terminal, the rest becomes figures in the report. A stage may be slow: it is done once.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,16 +50,16 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Trip:
-    """Where the journey's results lie, what earlier stages found, and the key of this stage."""
+    """Where the journey's results lie, and what earlier stages found."""
 
     out: Path
     results: dict[str, dict[str, Any]]
-    key: str
 
     @property
     def run(self) -> Path:
-        """The folder of the pretraining run: one for each state of the program, so that nothing old is mixed in."""
-        return self.out / "pretrain"
+        """The folder of the pretraining run: one for each text, tokenizer and settings, so that nothing is mixed."""
+        made = hashlib.sha256(repr((SETTINGS, self.results.get("tokenizer", {}).get("made"))).encode())
+        return self.out / f"pretrain-{made.hexdigest()[:8]}"
 
     def settings(self) -> tuple[str, ...]:
         return (*SETTINGS, f"out={self.run}", f"sample.prompt={PROMPT}", f"tokenizer.source={self.out / 'tokenizer'}")
@@ -82,6 +83,7 @@ def tokenizer(trip: Trip) -> dict[str, Any]:
             " ".join(f"[{learned.decode([id])}]" for id in ids),
         ],
         "bytes": len(text.encode()),
+        "made": [hashlib.sha256(text.encode()).hexdigest(), learned.fingerprint],
         "numbers": numbers,
         "first_merges": [
             [learned.token_bytes(a).decode("utf-8", "replace") for a in pair] for pair in learned.merges[:40]

@@ -38,7 +38,7 @@ def walk(out: Path, fresh: bool, tell: Tell) -> Path:
             if result is None:
                 changed = True
                 began = time.monotonic()
-                result = stage(Trip(out, results, key))
+                result = stage(Trip(out, results))
                 result["seconds"] = time.monotonic() - began
                 path.parent.mkdir(exist_ok=True)
                 files.write_file(path, json.dumps({"key": key, "result": result}, ensure_ascii=False))
