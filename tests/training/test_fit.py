@@ -135,7 +135,7 @@ def test_a_complete_run_is_not_trained_again(tmp_path, tokenizer):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_ends_with_the_code_of_the_shell(number, code, tmp_path, tokenizer):
     usual = signal.getsignal(number)
-    with pytest.raises(Interrupted, match=r"after step 6; saved as .*step-000006. Go on with --resume") as caught:
+    with pytest.raises(Interrupted, match=r"after step 6; saved as .*step-000006. Go on by the same command") as caught:
         run(tmp_path, tokenizer, objective=StopsAt(6, number))
     assert caught.value.exit_code == code
     assert files.newest(tmp_path)[0] == tmp_path / "step-000006"

@@ -15,7 +15,8 @@ class Interrupted(TrainingError):
     def __init__(self, number: int, step: int, saved: Path):
         name = signal.Signals(number).name
         super().__init__(
-            f"stopped by {name} after step {step:,}; saved as {saved}. Go on by the same command (firsthand train: with --resume)"
+            f"stopped by {name} after step {step:,}; saved as {saved}. "
+            "Go on by the same command (firsthand train: with --resume)"
         )
         self.exit_code = 128 + number
 
