@@ -106,6 +106,7 @@ class Job:
             about = {**self.about, "step": self.progress.step, "tokens": self.progress.tokens}
             bundle.save(target, self.model, self.tokenizer, about, tensors, numbers)
             files.retire(self.folder, self.config.keep)
+        self.ranks.wait()  # no rank may read, or end with, a checkpoint that the first is still writing
         self.saved = target
         return target
 

@@ -41,6 +41,11 @@ class Ranks:
         dist.all_reduce(sums)
         return sums.tolist()
 
+    def wait(self) -> None:
+        """Go on when all ranks have come this far."""
+        if self.world > 1:
+            dist.barrier()
+
     def largest(self, number: int) -> int:
         """The largest of the numbers that the ranks hold."""
         if self.world == 1:
