@@ -16,7 +16,6 @@ from firsthand.data import cuts
 from firsthand.data.ledger import BLANK, Counts, Document, Fault, Reading, Source, not_utf8
 from firsthand.errors import DataError, nearest
 
-LONGEST_INTEGER = 4_000  # digits
 PIECE = 4 << 20  # bytes of a large document handed over at once
 
 
@@ -149,7 +148,11 @@ def parse_json(line: str, offset: int, key: str) -> str:
     """
     try:
         record = json.loads(
-            line, parse_constant=_no_constant, parse_float=_finite, parse_int=_short, object_pairs_hook=_once
+            line,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=files.short_integer,
+            object_pairs_hook=_once,
         )
     except json.JSONDecodeError as error:
         detail = f"is not JSON (column {error.colno}: {error.msg})"
@@ -175,13 +178,6 @@ def parse_json(line: str, offset: int, key: str) -> str:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
-
-
-def _short(text: str) -> int:
-    """An integer of a length that takes no noticeable time; Python's own limit can be lifted by any library."""
-    if len(text) > LONGEST_INTEGER:
-        raise ValueError(f"an integer of {len(text):,} digits")
-    return int(text)
 
 
 def _finite(text: str) -> float:

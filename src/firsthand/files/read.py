@@ -58,6 +58,13 @@ def read_file(path: Path | str, limit: int | None = JSON_BYTES) -> bytes:
     return data
 
 
+def short_integer(text: str) -> int:
+    """An integer of JSON, of a length that takes no noticeable time."""
+    if len(text) > LONGEST_INTEGER:
+        raise ValueError(f"an integer of {len(text):,} digits")
+    return int(text)
+
+
 def parse_json(data: bytes, name: str) -> dict:
     """A JSON object from strict JSON: UTF-8, no key twice, no NaN, no infinity, no bottomless nesting."""
 
@@ -71,12 +78,7 @@ def parse_json(data: bytes, name: str) -> dict:
             raise ValueError(f"{text[:20]} is not a finite number")
         return float(text)
 
-    def short(text: str) -> int:
-        if len(text) > LONGEST_INTEGER:
-            raise ValueError(f"an integer of {len(text):,} digits")
-        return int(text)
-
-    hooks = {"object_pairs_hook": unique, "parse_float": finite, "parse_int": short, "parse_constant": finite}
+    hooks = {"object_pairs_hook": unique, "parse_float": finite, "parse_int": short_integer, "parse_constant": finite}
     try:
         value = json.loads(data.decode(), **hooks)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
