@@ -4,7 +4,8 @@
       model.safetensors    the weights; a tied head is stored once
       config.json          the shape: the fields of ModelConfig
       tokenizer.json       the tokenizer, which other programs can read too
-      firsthand.json       where it comes from: versions, tokenizer fingerprint, data, parent, settings
+      chat_template.jinja  only of a chat model: how turns become text, in the form other programs use
+    firsthand.json       where it comes from: versions, tokenizer fingerprint, data, parent, settings
       optim.safetensors    only of a checkpoint: what the optimiser remembers
       state.json           only of a checkpoint: step, position in the data, random states
       MANIFEST.json        bytes and SHA-256 of all the above
@@ -21,16 +22,18 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from firsthand import __version__, files
 from firsthand.checkpoint import tensors as stored
 from firsthand.errors import CheckpointError, ModelError, nearest
+from firsthand.model.assemble import assemble, hollow, weights
 from firsthand.model.config import ModelConfig
 from firsthand.model.gpt import GPT
 from firsthand.tokenizer import tokenizer_json
 from firsthand.tokenizer.bpe import Tokenizer
+
+TEMPLATE = "chat_template.jinja"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,13 @@ class Bundle:
     tokenizer: Any
     about: dict
     path: Path
+    template: str | None = None  # how turns of a chat become text, as Jinja; None: the model only continues text
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The ids after which nothing follows: those the model came with, else the tokenizer's end of text."""
+        end = self.tokenizer.end_of_text
+        return tuple(self.about.get("ends", () if end is None else (end,)))
 
 
 def save(
@@ -50,6 +60,7 @@ def save(
     about: dict,
     optim: dict[str, Tensor] | None = None,
     state: dict | None = None,
+    template: str | None = None,
 ) -> Path:
     """Publish a model as a directory; `optim` and `state`, given together, make it one to go on training from."""
     _same_vocabulary(directory, tokenizer.vocab_size, model.config.vocab_size)
@@ -61,6 +72,8 @@ def save(
         "tokenizer.json": tokenizer_json.write(tokenizer),
         "firsthand.json": _json({**_origin(tokenizer), **about}),
     }
+    if template is not None:
+        content[TEMPLATE] = template
     assert (optim is None) == (state is None), "a checkpoint to go on from needs both"
     if optim is not None and state is not None:
         optim_bytes, content["optim.safetensors"] = stored.stream(optim)
@@ -69,8 +82,11 @@ def save(
     return files.publish(directory, content, expected=expected)
 
 
-def load(directory: Path | str, device: str = "cpu") -> Bundle:
-    """The model of a directory, after every byte agreed with the manifest, and every name and shape with the config."""
+def load(directory: Path | str, device: str = "cpu", dtype: torch.dtype | None = None) -> Bundle:
+    """The model of a directory, after every byte agreed with the manifest, and every name and shape with the config.
+
+    Its numbers are of type `dtype`, or with None as they are in the file.
+    """
     directory = Path(directory)
     _refuse_other_things(directory)
     if (directory / "model.safetensors").exists():
@@ -81,7 +97,9 @@ def load(directory: Path | str, device: str = "cpu") -> Bundle:
     tokenizer = Tokenizer.load(directory / "tokenizer.json")
     config = _config(directory / "config.json")
     _same_vocabulary(directory, tokenizer.vocab_size, config.vocab_size)
-    return Bundle(_model(directory / "model.safetensors", config, device), tokenizer, about, directory)
+    template = files.read_file(directory / TEMPLATE).decode() if TEMPLATE in manifest["files"] else None
+    model = _model(directory / "model.safetensors", config, device, dtype)
+    return Bundle(model, tokenizer, about, directory, template)
 
 
 def load_training(directory: Path | str) -> tuple[dict[str, Tensor], dict]:
@@ -91,49 +109,10 @@ def load_training(directory: Path | str) -> tuple[dict[str, Tensor], dict]:
     return stored.read(directory / "optim.safetensors"), _read_json(directory / "state.json")
 
 
-def weights(model: GPT) -> dict[str, Tensor]:
-    """The tensors of a model by name, each once: a tied head goes by its first name, `embed.weight`."""
-    named = model.state_dict(keep_vars=True)
-    first = {id(tensor): name for name, tensor in reversed(named.items())}
-    return {name: tensor.detach() for name, tensor in named.items() if first[id(tensor)] == name}
-
-
-def _model(path: Path, config: ModelConfig, device: str) -> GPT:
+def _model(path: Path, config: ModelConfig, device: str, dtype: torch.dtype | None) -> GPT:
     """The model of a config with the weights of a file."""
-    found = stored.header(path)
-    if config.n_layer > len(found):  # building a thousand layers to learn that the file has ten would cost seconds
-        raise _misfit(path, f"config.json says n_layer {config.n_layer}, the file has {len(found)} tensors")
-    with torch.device("meta"), Undrawn():
-        model = GPT(config)
-    expected = {name: list(tensor.shape) for name, tensor in weights(model).items()}
-    shapes = {name: entry["shape"] for name, entry in found.items()}
-    for name in sorted(expected.keys() - shapes.keys()):
-        raise _misfit(path, f"tensor {name!r} is missing.{nearest(name, shapes.keys() - expected.keys())}")
-    for name in sorted(shapes.keys() - expected.keys()):
-        raise _misfit(path, f"tensor {files.quoted(name)} belongs to no part of this model.{nearest(name, expected)}")
-    for name, shape in expected.items():
-        if shapes[name] != shape:
-            raise _misfit(path, f"tensor {name!r} is {shapes[name]}, config.json asks for {shape}")
-    model.load_state_dict(stored.read(path, device), strict=False, assign=True)
-    model.tie()
-    return model.requires_grad_().eval()
-
-
-class Undrawn(TorchFunctionMode):
-    """Inside, no random numbers are drawn for weights.
-
-    A tensor without memory has none anyway; but to find that out torch would first load its compiler: 1.8 s.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in (nn.init.normal_, Tensor.normal_):
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
-
-
-def _misfit(path: Path, what: str) -> ModelError:
-    return ModelError(f"{files.shown(path)} does not fit its config.json: {what}")
+    hollow(config, {name: entry["shape"] for name, entry in stored.header(path).items()}, files.shown(path))
+    return assemble(config, stored.read(path, device), files.shown(path), dtype)
 
 
 def _config(path: Path) -> ModelConfig:
