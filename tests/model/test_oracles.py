@@ -6,9 +6,10 @@ import kit
 import pytest
 import torch
 import transformers
-from hf_names import from_gpt2, from_llama
 from torch import nn
 
+from firsthand.interop import names
+from firsthand.model.assemble import assemble
 from firsthand.model.gpt import GPT
 
 SHAPE = {
@@ -59,8 +60,8 @@ def randomise(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("variant", THEIRS)
 def test_logits_equal_those_of_transformers(variant):
     theirs = randomise(transformers.AutoModelForCausalLM.from_config(THEIRS[variant]()))
-    ours = GPT(kit.VARIANTS[variant]).double().eval()
-    ours.load_state_dict(from_llama(theirs.state_dict()))
+    tensors, _ = names.to_ours(theirs.state_dict(), kit.VARIANTS[variant], "here")
+    ours = assemble(kit.VARIANTS[variant], tensors, "here")
     ids = kit.ids(3, 17)
     with torch.no_grad():
         assert kit.gap(ours(ids), theirs(ids).logits) < 1e-9
@@ -69,8 +70,8 @@ def test_logits_equal_those_of_transformers(variant):
 def test_gpt2_logits_equal_those_of_transformers():
     config = transformers.GPT2Config(vocab_size=11, n_positions=19, n_embd=24, n_layer=2, n_head=6, n_inner=40)
     theirs = randomise(transformers.GPT2LMHeadModel(config))
-    ours = GPT(kit.VARIANTS["gpt2"]).double().eval()
-    ours.load_state_dict(from_gpt2(theirs.state_dict()))
+    tensors, _ = names.to_ours(theirs.state_dict(), kit.VARIANTS["gpt2"], "here")
+    ours = assemble(kit.VARIANTS["gpt2"], tensors, "here")
     ids = kit.ids(3, 17)
     with torch.no_grad():
         assert kit.gap(ours(ids), theirs(ids).logits) < 1e-9
