@@ -25,8 +25,8 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from firsthand import __version__, files
-from firsthand.checkpoint import tensors as stored
 from firsthand.errors import CheckpointError, ModelError, nearest
+from firsthand.files import tensors as stored
 from firsthand.model.assemble import assemble, hollow, weights
 from firsthand.model.config import ModelConfig
 from firsthand.model.gpt import GPT

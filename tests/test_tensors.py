@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from firsthand import files
-from firsthand.checkpoint import tensors
 from firsthand.errors import CheckpointError
+from firsthand.files import tensors
 
 
 def every_kind():
