@@ -113,13 +113,13 @@ def rotary(positions: Tensor, d_head: int, theta: float, scaling: RopeScaling | 
     pairs = torch.arange(0, d_head, 2, dtype=torch.float32, device=positions.device)
     frequencies = 1.0 / theta ** (pairs / d_head)  # (D/2,)
     if scaling is not None:
-        frequencies = _stretched(frequencies, scaling)
+        frequencies = stretched(frequencies, scaling)
     angles = positions.float()[..., None, None] * frequencies
     cosine, sine = angles.cos(), angles.sin()
     return torch.cat([cosine, cosine], dim=-1), torch.cat([-sine, sine], dim=-1)
 
 
-def _stretched(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+def stretched(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
     """Llama 3's rule: how often did a pair turn in the original context? Often: keep it. Hardly: slow it down."""
     wavelengths = 2 * math.pi / frequencies  # the order of operations is Llama's, so that the tables agree to the bit
     turns = scaling.original_context_length / wavelengths
