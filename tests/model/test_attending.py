@@ -32,7 +32,7 @@ def test_a_window_of_three_hides_what_a_hand_drawn_mask_hides(form):
     by_hand = torch.tensor(
         [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1]], dtype=torch.bool
     )
-    mask = visible(torch.arange(5), S=5, window=3)
+    mask = visible(torch.arange(5), torch.arange(5), window=3)
     assert mask.tolist() == by_hand.tolist()
     weights = attention_weights(q, k, mask)
     assert (weights[:, :, ~by_hand] == 0).all()
@@ -56,7 +56,7 @@ def test_without_a_mask_the_last_query_sees_every_key(form):
 
 
 def test_every_row_has_its_own_causal_edge_when_lengths_differ():
-    mask = visible(torch.tensor([[2, 3], [0, 1]]), S=4, window=None)
+    mask = visible(torch.tensor([[2, 3], [0, 1]]), torch.arange(4), window=None)
     assert mask.int().tolist() == [[[[1, 1, 1, 0], [1, 1, 1, 1]]], [[[1, 0, 0, 0], [1, 1, 0, 0]]]]
 
 

@@ -90,3 +90,24 @@ def test_a_cache_for_another_number_of_rows_is_refused(kind):
     model = kit.tiny("llama")
     with pytest.raises(ModelError, match="ids have 2 rows and the cache 3; make it with batch=2"):
         model(kit.ids(2, 4), CACHES[kind](model.config, batch=3))
+
+
+@pytest.mark.parametrize("kind", CACHES)
+def test_a_rewound_cache_continues_as_if_it_had_never_seen_more(kind):
+    model, ids, other = kit.tiny("llama"), kit.ids(2, 19), kit.ids(2, 19, seed=5)
+    cache = CACHES[kind](model.config, batch=2)
+    model(torch.cat([ids[:, :7], other[:, :9]], dim=1), cache)
+    cache.rewind(7)
+    assert cache.lengths.tolist() == [7, 7]
+    assert kit.gap(model(ids[:, 7:], cache), model(ids)[:, 7:]) < 1e-10
+
+
+@pytest.mark.parametrize("kind", CACHES)
+def test_selected_rows_continue_as_copies_of_the_old_ones(kind):
+    model, ids = kit.tiny("llama"), kit.ids(3, 19)
+    cache, rows = CACHES[kind](model.config, batch=3), torch.tensor([2, 0, 2, 2])
+    model(ids[:, :7], cache)
+    cache.select(rows)
+    following = kit.ids(4, 12, seed=6)
+    whole = torch.cat([ids[rows, :7], following], dim=1)
+    assert kit.gap(model(following, cache), model(whole)[:, 7:]) < 1e-10

@@ -80,16 +80,16 @@ def causal(T: int, S: int, device: torch.device) -> Tensor:
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
 
 
-def visible(positions: Tensor, S: int, window: int | None) -> Tensor | None:
-    """Which of S keys each position may look at: (T,) -> (T, S); (B, T) -> (B, 1, T, S); None where plainly causal."""
-    T = positions.shape[-1]
-    if positions.dim() == 1 and T in (1, S) and (window is None or window >= S):
-        return None
-    keys, queries = torch.arange(S, device=positions.device), positions[..., None]
-    mask = keys <= queries
+def visible(positions: Tensor, keys: Tensor, window: int | None) -> Tensor:
+    """Where queries may look, from the positions of both: (T,), (S,) -> (T, S); a row for each: -> (B, 1, T, S).
+
+    A negative position is no key at all.
+    """
+    keys, queries = keys[..., None, :], positions[..., None]
+    mask = (keys <= queries) & (keys >= 0)
     if window is not None:
         mask = mask & (keys > queries - window)
-    return mask if positions.dim() == 1 else mask[:, None]
+    return mask if mask.dim() == 2 else mask[:, None]
 
 
 class Pass(NamedTuple):

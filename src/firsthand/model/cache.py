@@ -1,12 +1,20 @@
 """Keys and values of tokens already seen, so that a new token costs one token's work.
 
-A cache is an argument of `GPT.forward`, never a part of the model: conversations share no state. Every layer
-appends its new keys and values; `forward` advances the lengths once, after the last layer.
+A cache is an argument of `GPT.forward`, never a part of the model: conversations share no state. A forward begins
+with `begin`, every layer appends its new keys and values, and `advance` counts them as seen once, after the last
+layer; what was interrupted before that never happened. Which kind:
 
-L layers, B batch, T new positions, S positions attended to, G key-value heads, D head width.
+    GrowingCache   the teaching one: concatenate                 rows of one length
+    StaticCache    memory for all that may come, taken at once   rows of any length
+    WindowCache    the last tokens only (model/window_cache.py)  rows of any length
+    PagedCache     blocks from a common pool (model/paged.py)    rows of any length, that may share what is equal
+    Int8Cache      a quarter of the memory (model/int8_cache.py) rows of any length; not exact
+
+L layers, B batch, T new positions, S positions attended to, N tokens a row has room for, G key-value heads, D head
+width, X numbers a head keeps of a token.
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,73 +23,201 @@ from firsthand.errors import ModelError
 from firsthand.model.config import ModelConfig
 
 
-class Cache(Protocol):
-    """What attention needs of a cache."""
+class Bytes(NamedTuple):
+    """What a cache costs. Both are 0 before the first append, which brings the type of the numbers."""
 
-    capacity: int  # tokens a row can hold
-    lengths: Tensor  # (B,) tokens a row holds; on the CPU, because shapes depend on them and a GPU must not be asked
+    total: int  # held now
+    token: int  # for the keys and values of one token, in all layers
+
+
+class Cache(Protocol):
+    """What a model needs of a cache, and what sampling needs."""
+
+    capacity: int  # tokens a row can take
+    window: int | None  # how many of them a row remembers; None: all
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens every row has taken: (B,). On the CPU: shapes depend on them, and a GPU must not be asked."""
+        ...
+
+    def begin(self, counts: Tensor, T: int) -> Tensor:
+        """Say what comes: T new tokens a row, of which the first (B,) `counts` are real and the others padding.
+
+        Gives the positions of the keys that `append` will give: (S,) if they are 0 to S - 1 in all rows, else (B, S),
+        negative where there is none. On the CPU.
+        """
+        ...
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values of a layer, the new ones included: (B, G, T, D) twice -> (B, G, S, D) twice."""
         ...
 
-    def advance(self, count: int | Tensor) -> None:
-        """Count what was appended as seen: the same number for every row, or (B,) numbers without the padding."""
+    def advance(self) -> None:
+        """Count what was announced and appended as seen."""
         ...
+
+    def rewind(self, lengths: Tensor | int) -> None:
+        """Forget what lies beyond these lengths, (B,) or one for all rows. 0 makes a row free for another text."""
+        ...
+
+    def select(self, rows: Tensor) -> None:
+        """Row i becomes what row rows[i] was; rows may repeat or be left out, and their number may change."""
+        ...
+
+    def bytes(self) -> Bytes:
+        """What the cache costs."""
+        ...
+
+
+def check_room(held: int, new: int, room: int) -> None:
+    """Refuse more tokens in a row than there are positions."""
+    if (over := held + new - room) > 0:
+        after = f" after {held} cached ones" if held else ""
+        raise ModelError(f"{new} tokens{after} exceed the {room} positions; shorten by {over}", code=2)
+
+
+def shortened(held: Tensor, lengths: Tensor | int) -> Tensor:
+    """The lengths to rewind to, one a row, checked."""
+    wanted = torch.as_tensor(lengths).cpu().expand(len(held)).clone()
+    if (wanted < 0).any() or (wanted > held).any():
+        raise ModelError(f"a cache cannot be rewound to {wanted.tolist()}; its rows hold {held.tolist()} tokens")
+    return wanted
+
+
+def chosen(rows: Tensor, batch: int) -> list[int]:
+    """The rows to select, checked."""
+    wanted = rows.tolist()
+    if not wanted or not all(0 <= row < batch for row in wanted):
+        raise ModelError(f"rows {wanted} cannot be selected of a cache of {batch}; name some of 0 to {batch - 1}")
+    return wanted
 
 
 class GrowingCache:
     """The simplest cache: concatenate. Rows grow together, and each step copies all that came before."""
 
     def __init__(self, config: ModelConfig, batch: int = 1):
-        self.capacity = config.context_length
+        self.capacity, self.window = config.context_length, None
         self.lengths = torch.zeros(batch, dtype=torch.long)
+        self.count = 0
         self.keys: list[Tensor | None] = [None] * config.n_layer
         self.values: list[Tensor | None] = [None] * config.n_layer
 
+    def begin(self, counts: Tensor, T: int) -> Tensor:
+        self.count = self._common(counts, "grows")
+        return torch.arange(int(self.lengths[0]) + self.count)
+
+    def _common(self, numbers: Tensor, verb: str) -> int:
+        if (numbers != numbers[0]).any():
+            raise ModelError(f"a GrowingCache {verb} all rows alike, not by {numbers.tolist()}; use a StaticCache")
+        return int(numbers[0])
+
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        old_k, old_v = self.keys[layer], self.values[layer]
+        held, old_k, old_v = int(self.lengths[0]), self.keys[layer], self.values[layer]
+        k, v = k[:, :, : self.count], v[:, :, : self.count]
         if old_k is not None and old_v is not None:
-            k, v = torch.cat([old_k, k], dim=2), torch.cat([old_v, v], dim=2)  # (B, G, S, D)
+            # up to `held`: a forward that was interrupted may have left more
+            k, v = torch.cat([old_k[:, :, :held], k], dim=2), torch.cat([old_v[:, :, :held], v], dim=2)
         self.keys[layer], self.values[layer] = k, v
         return k, v
 
-    def advance(self, count: int | Tensor) -> None:
-        if isinstance(count, Tensor) and (count != count[0]).any():
-            raise ModelError(f"a GrowingCache grows all rows alike, not by {count.tolist()}; use a StaticCache")
-        self.lengths = self.lengths + count
+    def advance(self) -> None:
+        self.lengths = self.lengths + self.count
+
+    def rewind(self, lengths: Tensor | int) -> None:
+        wanted = shortened(self.lengths, lengths)
+        self._common(self.lengths - wanted, "shortens")
+        self.lengths = wanted
+
+    def select(self, rows: Tensor) -> None:
+        wanted = chosen(rows, len(self.lengths))
+        self.lengths = self.lengths[wanted]
+        self.keys = [k if k is None else k[wanted] for k in self.keys]
+        self.values = [v if v is None else v[wanted] for v in self.values]
+
+    def bytes(self) -> Bytes:
+        held = [store[:, :, : int(self.lengths[0])] for store in [*self.keys, *self.values] if store is not None]
+        total = sum(store.nbytes for store in held)
+        return Bytes(total, total // max(1, int(self.lengths.sum())))
+
+
+class Places(NamedTuple):
+    """Where new tokens go: number i comes from `steps[i]` of row `rows[i]` and belongs at `positions[i]`."""
+
+    rows: Tensor
+    steps: Tensor
+    positions: Tensor
+    start: int | None  # where all of them begin, if all rows agree and nothing is padding
+
+    @classmethod
+    def of(cls, held: Tensor, counts: Tensor, T: int) -> "Places":
+        """(B,) tokens held, (B,) real ones among T new ones."""
+        alike = bool((held == held[0]).all() and (counts == T).all())
+        rows, steps = (torch.arange(T) < counts[:, None]).nonzero(as_tuple=True)
+        return cls(rows, steps, held[rows] + steps, int(held[0]) if alike else None)
+
+    def on(self, device: torch.device) -> "Places":
+        """The same where the keys are: moved once a forward, not in every layer."""
+        if self.rows.device == device:
+            return self
+        return Places(self.rows.to(device), self.steps.to(device), self.positions.to(device), self.start)
+
+    def write(self, store: Tensor, new: Tensor) -> None:
+        """Keep what is real: (B, G, N, X), (B, G, T, X). Padding is not: a weight of 0 times garbage could be NaN."""
+        if self.start is not None:
+            store[:, :, self.start : self.start + new.shape[2]] = new
+        else:
+            store[self.rows, :, self.positions] = new[self.rows, :, self.steps]
 
 
 class StaticCache:
     """Room for `length` tokens in each of `batch` rows, allocated once; every row has its own length.
 
-    Memory comes with the first append, in the type and on the device of the keys.
+    Memory comes with the first append, in the type and on the device of the keys. Beyond a row's length it holds 0.
     """
 
     def __init__(self, config: ModelConfig, batch: int = 1, length: int | None = None):
         self.capacity = config.context_length if length is None else length
         if not 0 < self.capacity <= config.context_length:
             raise ModelError(f"a cache of length {length} does not fit; use 1 to {config.context_length}, the context")
+        self.window, self.n_layer = None, config.n_layer
         self.lengths = torch.zeros(batch, dtype=torch.long)
-        self.shape = (2, config.n_layer, batch, config.n_kv_head, self.capacity, config.d_head)
-        self.store: Tensor | None = None
+        self.store: Tensor | None = None  # (2, L, B, G, N, D)
+
+    def begin(self, counts: Tensor, T: int) -> Tensor:
+        self.counts, self.places = counts, Places.of(self.lengths, counts, T)
+        self.longest = min(int(self.lengths.max()) + T, self.capacity)
+        return torch.arange(self.longest)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         if self.store is None:
-            self.store = k.new_zeros(self.shape)  # zeros: a weight of 0 times garbage could be NaN
-        longest = int(self.lengths.max()) + k.shape[2]
-        for row in self._runs():
-            start = int(self.lengths[row][0])
-            self.store[0, layer, row, :, start : start + k.shape[2]] = k[row]
-            self.store[1, layer, row, :, start : start + k.shape[2]] = v[row]
-        keys, values = self.store[:, layer, :, :, :longest]  # (B, G, S, D) each
+            B, G, _, D = k.shape
+            self.store = k.new_zeros(2, self.n_layer, B, G, self.capacity, D)
+        self.places = self.places.on(k.device)
+        self.places.write(self.store[0, layer], k)
+        self.places.write(self.store[1, layer], v)
+        keys, values = self.store[:, layer, :, :, : self.longest]  # (B, G, S, D) each
         return keys, values
 
-    def _runs(self) -> list[slice]:
-        """All rows at once when their lengths agree, else one by one."""
-        if (self.lengths == self.lengths[0]).all():
-            return [slice(None)]
-        return [slice(row, row + 1) for row in range(len(self.lengths))]
+    def advance(self) -> None:
+        self.lengths = self.lengths + self.counts
 
-    def advance(self, count: int | Tensor) -> None:
-        self.lengths = self.lengths + torch.as_tensor(count).cpu()
+    @torch.inference_mode()  # or what was made in it could not be changed outside
+    def rewind(self, lengths: Tensor | int) -> None:
+        wanted = shortened(self.lengths, lengths)
+        for row in (wanted < self.lengths).nonzero().flatten().tolist():
+            if self.store is not None:
+                self.store[:, :, row, :, int(wanted[row]) : int(self.lengths[row])] = 0
+        self.lengths = wanted
+
+    def select(self, rows: Tensor) -> None:
+        wanted, old = chosen(rows, len(self.lengths)), self.store
+        if old is not None and wanted != list(range(len(self.lengths))):
+            longest = int(self.lengths.max())
+            self.store = old.new_zeros(*old.shape[:2], len(wanted), *old.shape[3:])
+            self.store[..., :longest, :] = old[:, :, wanted, :, :longest]
+        self.lengths = self.lengths[wanted]
+
+    def bytes(self) -> Bytes:
+        total = 0 if self.store is None else self.store.nbytes
+        return Bytes(total, total // (len(self.lengths) * self.capacity))

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from firsthand.errors import ModelError
 from firsthand.model.attention import Attend, Attention, Pass, attend, visible
-from firsthand.model.cache import Cache
+from firsthand.model.cache import Cache, check_room
 from firsthand.model.config import ModelConfig
 from firsthand.model.layers import mlp, norm, rotary
 
@@ -93,30 +93,35 @@ class GPT(nn.Module):
         """
         if ids.dim() != 2:
             raise ModelError(f"ids have shape {tuple(ids.shape)}; give rows of ids (B, T), for one row ids[None]")
-        positions, S = self._positions(ids, cache)
+        positions, mask = self._look(ids, cache, lengths)
         x = self.dropout(self._embed(ids, positions))
-        this = Pass(self._rotary(positions), visible(positions, S, self.config.window), cache, self.attend)
+        this = Pass(self._rotary(positions), mask, cache, self.attend)
         for block in self.blocks:
             again = self.checkpointing and self.training and cache is None
             x = checkpoint(block, x, this, use_reentrant=False) if again else block(x, this)
         if cache is not None:
-            cache.advance(ids.shape[1] if lengths is None else lengths)
+            cache.advance()
         return self.norm(x)
 
-    def _positions(self, ids: Tensor, cache: Cache | None) -> tuple[Tensor, int]:
-        """Where the new tokens stand, and how many can then be seen: (T,) when all rows agree, else (B, T); and S."""
-        T = ids.shape[1]
-        held, room = (None, self.config.context_length) if cache is None else (cache.lengths, cache.capacity)
-        shortest, longest = (0, 0) if held is None else (int(held.min()), int(held.max()))
-        if held is not None and len(held) != len(ids):
-            raise ModelError(f"ids have {len(ids)} rows and the cache {len(held)}; make it with batch={len(ids)}")
-        if longest + T > room:
-            after = f" after {longest} cached ones" if longest else ""
-            raise ModelError(f"{T} tokens{after} exceed the {room} positions; shorten by {longest + T - room}", code=2)
-        steps = torch.arange(T, device=ids.device)
-        if held is None or shortest == longest:
-            return steps + longest, longest + T
-        return steps + held.to(ids.device)[:, None], longest + T
+    def _look(self, ids: Tensor, cache: Cache | None, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Where the new tokens stand, (T,) when all rows agree, else (B, T); and the mask of what each may look at."""
+        (B, T), window, context = ids.shape, self.config.window, self.config.context_length
+        if cache is None:
+            check_room(0, T, context)
+            positions = torch.arange(T, device=ids.device)
+            return positions, None if (window or T) >= T else visible(positions, positions, window)
+        held, counts = cache.lengths, torch.full((B,), T) if lengths is None else lengths.cpu()
+        if len(held) != B:
+            raise ModelError(f"ids have {B} rows and the cache {len(held)}; make it with batch={B}")
+        fullest = int((held + counts).argmax())
+        check_room(int(held[fullest]), int(counts[fullest]), cache.capacity)
+        keys, start = cache.begin(counts, T), int(held[0])
+        alike = bool((held == start).all())
+        positions = torch.arange(T) + (start if alike else held[:, None])
+        positions = positions.clamp(max=context - 1).to(ids.device)  # only padding can stand beyond
+        window, S = min(window or context, cache.window or context), keys.shape[-1]
+        plain = alike and keys.dim() == 1 and start + T == S and T in (1, S) and window >= S
+        return positions, None if plain else visible(positions, keys.to(ids.device), window)
 
     def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """A vector for every token, and in GPT-2 one for its position: (B, T) -> (B, T, C)."""
