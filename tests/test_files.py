@@ -107,6 +107,18 @@ def test_what_is_there_is_never_overwritten_by_a_directory(tmp_path):
     files.verify(target)
 
 
+def test_a_directory_that_is_not_accepted_leaves_nothing(tmp_path):
+    def refuse(folder):
+        assert folder.name.startswith(".tmp-new-") and names(folder) == ["MANIFEST.json", "a.bin"]
+        raise CheckpointError("not this one")
+
+    with pytest.raises(CheckpointError, match="not this one"):
+        files.publish(tmp_path / "new", {"a.bin": b"A"}, accept=refuse)
+    assert names(tmp_path) == []
+    files.publish(tmp_path / "new", {"a.bin": b"A"}, accept=lambda folder: None)
+    assert names(tmp_path) == ["new"]
+
+
 @pytest.mark.parametrize("name", ["../a", "a/b", "MANIFEST.json", "", "a\0b", "a\\b", ".."])
 def test_a_directory_is_published_with_plain_names_only(tmp_path, name):
     with pytest.raises(CheckpointError):

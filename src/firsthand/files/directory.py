@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from firsthand.errors import CheckpointError
@@ -15,10 +16,17 @@ FORMAT = 1
 MANIFEST = "MANIFEST.json"
 
 
-def publish(target: Path | str, files: dict[str, Content], about: dict | None = None, expected: int = 0) -> Path:
+def publish(
+    target: Path | str,
+    files: dict[str, Content],
+    about: dict | None = None,
+    expected: int = 0,
+    accept: Callable[[Path], None] | None = None,
+) -> Path:
     """Write a whole directory with its manifest, or nothing: see the seven steps above.
 
     `expected` is the number of bytes that the callables among `files` will write; it is only used to refuse early.
+    `accept` sees the whole directory while its name is still temporary; if it raises, nothing stays.
     """
     target = Path(target)
     if os.path.lexists(target):
@@ -33,6 +41,8 @@ def publish(target: Path | str, files: dict[str, Content], about: dict | None = 
         temporary.mkdir()
         listed = {name: put(safe_join(temporary, name), content) for name, content in files.items()}
         put(temporary / MANIFEST, _sealed(listed, about or {}))
+        if accept is not None:
+            accept(temporary)
         sync_directory(temporary)
         temporary.rename(target)
     return target
