@@ -201,7 +201,7 @@ def test_an_unused_id_is_refused():
 
 
 REFUSED = {
-    "2 of the 256 single bytes have no token, the first is 0x01": (BYTES[:1] + BYTES[3:], [], {}),
+    "2 of the 256 single bytes have no token, the first is 0x61": (BYTES[:97] + BYTES[99:], [], {}),
     "tokens 97 and 256 are both b'a'; each may come once": ([*BYTES, b"a"], [], {}),
     "token 256 has 1,025 bytes; at most 1024": ([*BYTES, b"x" * 1025], [], {}),
     "a vocabulary of 4,194,305 tokens; at most 4,194,304": ([b""] * (2**22 + 1), [], {}),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -19,6 +20,17 @@ from firsthand.errors import TokenizerError
 from firsthand.tokenizer import kernels, vocabulary
 from firsthand.tokenizer.split import CLASSES, pattern_code, split
 from firsthand.tokenizer.stream import StreamDecoder
+
+RESERVED = "<|reserved_{}|>"  # the name of a token that only fills a row of a model
+ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>")  # GPT-2, SmolLM, Qwen; Llama 3; Llama 2
+
+
+def composed(data: bytes) -> bytes:
+    """The text in Unicode's form NFC: e and an accent behind it become é. Bytes that are no UTF-8 stay.
+
+    Python 3.11 knows Unicode 14: signs that are younger keep their form.
+    """
+    return unicodedata.normalize("NFC", data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
 
 class Words(threading.local):
@@ -33,8 +45,12 @@ class Tokenizer:
 
     `tokens[id]` are the bytes of every id, special tokens included (their name in UTF-8); b"" is an id not in use.
     `merges` are pairs of ids, the first to be merged first (GPT-2, Hugging Face). None means ranks (tiktoken): two
-    neighbours merge if together they are a token, the lowest id first, and a piece that is a token is taken whole.
-    `special_tokens` are names with their ids; `encode` gives them only with allow_special=True.
+    neighbours merge if together they are a token, the lowest id first, and a piece that is a token is taken whole;
+    with merges it is only if `whole` (Llama 3; `ignore_merges` in tokenizer.json).
+    `special_tokens` are names with their ids; `encode` gives them only with allow_special=True. `shown` are those that
+    other programs show when they decode ("special": false). `begin` is the id a model wants before every text, which
+    `encode` does not add. `nfc` brings texts into Unicode's form NFC first.
+    For GGUF: `tokens` by id, `merge_bytes()`, `split.LLAMA_CPP` for the pattern's name there, `special_tokens`.
     """
 
     kind = "bpe"
@@ -45,19 +61,41 @@ class Tokenizer:
         merges: Sequence[tuple[int, int]] | None,
         pattern: str = "gpt2",
         special_tokens: dict[str, int] | None = None,
+        whole: bool = False,
+        nfc: bool = False,
+        shown: Iterable[str] = (),
+        begin: int | None = None,
     ):
         self.tokens = list(tokens)
         self.merges = None if merges is None else [(int(left), int(right)) for left, right in merges]
         self.pattern = pattern
         self.special_tokens = dict(special_tokens or {})
+        self.whole, self.nfc, self.shown, self.begin = whole or merges is None, nfc, frozenset(shown), begin
         self._code = pattern_code(pattern)
         self._ids = vocabulary.index(self.tokens, self.special_tokens)
-        self._tables = vocabulary.build(self.tokens, self._ids, self.merges)
+        vocabulary.check_begin(begin, self.special_tokens)
+        self._tables = vocabulary.build(self.tokens, self._ids, self.merges, self.whole)
+        self._missing = bytes(byte for byte in range(256) if bytes([byte]) not in self._ids)
         self._words = Words()
 
     def __reduce__(self):
         """Copies for other processes start with an empty cache."""
-        return Tokenizer, (self.tokens, self.merges, self.pattern, self.special_tokens)
+        return Tokenizer, (self.tokens, self.merges, self.pattern, self.special_tokens, *self._habits)
+
+    @property
+    def _habits(self) -> tuple[bool, bool, frozenset[str], int | None]:
+        return self.whole, self.nfc, self.shown, self.begin
+
+    def padded(self, rows: int) -> Tokenizer:
+        """The same tokenizer with `rows` ids: each without a token becomes a special one, <|reserved_0|> and so on."""
+        tokens, special = vocabulary.fill(self.tokens, self.special_tokens, rows, RESERVED)
+        return Tokenizer(tokens, self.merges, self.pattern, special, *self._habits)
+
+    def merge_bytes(self) -> list[tuple[bytes, bytes]]:
+        """All merges in order, as pairs of byte strings; of ranks: every cut of each token, by its id."""
+        if self.merges is None:
+            return vocabulary.all_cuts(self._ids)
+        return [(self.tokens[left], self.tokens[right]) for left, right in self.merges]
 
     @staticmethod
     def train(
@@ -91,8 +129,8 @@ class Tokenizer:
 
     @property
     def end_of_text(self) -> int | None:
-        """The id of <|endoftext|>, if there is one."""
-        return self.special_tokens.get("<|endoftext|>")
+        """The id of <|endoftext|>, or what it is called here, if there is one."""
+        return next((self.special_tokens[name] for name in ENDS if name in self.special_tokens), None)
 
     def encode(self, text: str, allow_special: bool = False) -> np.ndarray:
         """The ids of a text: str -> (N,) uint32. Names of special tokens are plain text unless `allow_special`."""
@@ -114,6 +152,14 @@ class Tokenizer:
 
     def encode_bytes(self, data: bytes) -> np.ndarray:
         """The ids of a text in UTF-8: N bytes -> (<= N,) uint32. A byte that is no UTF-8 counts as a sign."""
+        if self.nfc and not data.isascii():
+            data = composed(data)
+        if self._missing and len(data.translate(None, self._missing)) < len(data):
+            at = next(at for at, byte in enumerate(data) if byte in self._missing)
+            raise TokenizerError(
+                f"byte 0x{data[at]:02x} (place {at:,}) has no token here; the vocabulary lacks {len(self._missing)} "
+                "of the 256; remove it from the text"
+            )
         out = np.empty(len(data) + kernels.SPARE, np.uint32)
         text, count = np.frombuffer(data, np.uint8), 0
         cache, room = self._words.cache, kernels.room_for(min(len(data), kernels.CHUNK))
@@ -144,6 +190,7 @@ class Tokenizer:
 
     def merge_steps(self, text: str) -> list[list[bytes]]:
         """How the text became tokens: first its bytes, then the parts after every single merge, piece by piece."""
+        text = composed(text.encode()).decode() if self.nfc else text
         pieces = [piece.encode() for piece in split(text, self.pattern)]
         done: list[bytes] = []
         steps = [[bytes([byte]) for piece in pieces for byte in piece]]
@@ -165,6 +212,8 @@ class Tokenizer:
         for token in self.tokens:
             digest.update(len(token).to_bytes(4, "little") + token)
         digest.update(b"ranks" if self.merges is None else np.array(self.merges, "<u4").tobytes())
+        if self.nfc or (self.whole and self.merges is not None):
+            digest.update(f"whole={self.whole} nfc={self.nfc}".encode())
         return digest.hexdigest()
 
     @cached_property
@@ -183,9 +232,9 @@ class Tokenizer:
 
     def _merge_once(self, parts: list[bytes]) -> list[bytes]:
         """The parts of a piece after the next merge, the plain way; the same parts if none is left."""
+        if self.whole and b"".join(parts) in self._ids:
+            return [b"".join(parts)]
         if self.merges is None:
-            if b"".join(parts) in self._ids:
-                return [b"".join(parts)]
             priorities = [self._ids.get(left + right) for left, right in pairwise(parts)]
         else:
             priorities = [self._priorities.get(pair) for pair in pairwise(parts)]

@@ -1,4 +1,4 @@
-"""Text -> pieces: where the regular expression of GPT-2, GPT-4, Llama 3 or Qwen 2 would cut it, compiled.
+"""Text -> pieces: where the regular expression of GPT-2, GPT-4, Llama 3, Qwen 2 or SmolLM would cut it, compiled.
 
 A merge never crosses the border of a piece, so the pattern decides what can ever become one token: a word with the
 space before it, a few digits, a run of signs. First the kind of every byte is written down (a letter of three bytes is
@@ -29,6 +29,8 @@ PATTERNS = {
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
     "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    # GPT-2's, after every digit became a piece of its own: so white space before a digit stays whole, as at the end.
+    "smollm": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+",
 }
 # Other published spellings of the same cuts -> our name for them.
 SPELLINGS = {text: name for name, text in PATTERNS.items()} | {
@@ -39,7 +41,18 @@ SPELLINGS = {text: name for name, text in PATTERNS.items()} | {
     r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s": "cl100k",
 }
 PATTERN_CODES = {name: code for code, name in enumerate(PATTERNS)}
-GPT2, CL100K, LLAMA3, QWEN2 = range(4)
+GPT2, CL100K, LLAMA3, QWEN2, SMOLLM = range(5)
+# llama.cpp's names for the same cuts (`tokenizer.ggml.pre` of a GGUF file) -> our name. llama.cpp compares names, and
+# "llama-bpe" also means that a piece which is a token is taken whole (`Tokenizer.whole`).
+LLAMA_CPP = {
+    "gpt-2": "gpt2",
+    "llama-bpe": "llama3",
+    "llama-v3": "llama3",
+    "llama3": "llama3",
+    "qwen2": "qwen2",
+    "deepseek-r1-qwen": "qwen2",
+    "smollm": "smollm",
+}
 APOSTROPHE, BLANK = np.uint8(0x27), np.uint8(0x20)
 D, E, L, M, R, S, T, V = (np.uint8(letter) for letter in b"delmrstv")
 UNMARKED = np.uint8(0)
@@ -102,12 +115,14 @@ def classify(data, classes, kinds):
 
 
 @lean
-def mark(data, kinds, marks):
+def mark(data, kinds, marks, pattern):
     r"""Write 1 where a piece of GPT-2's pattern starts (contractions apart): (N,) and (N + 16,) -> marks (N + 16,).
 
     A piece starts where the kind changes, except behind the one space that a word takes along; and at the last
     character of white space before a word: `\s+(?!\S)` leaves it. White space of several bytes starts with C2 or E1-E3.
+    SmolLM's: also wherever a number's first byte stands, and a number is no word that takes a space along.
     """
+    single, words = (NUMBER, NUMBER) if pattern == SMOLLM else (END, SPACE)  # kinds below `words` take a space
     stop = np.uint64(len(data))
     one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
     marks[0] = 1
@@ -115,12 +130,13 @@ def mark(data, kinds, marks):
         kind, before = min(kinds[at], SPACE), min(kinds[at - one], SPACE)
         byte = data[at]
         last = (
-            ((byte < np.uint8(0x80)) & (kinds[at + one] < SPACE))
-            | ((byte == np.uint8(0xC2)) & (kinds[at + two] < SPACE))
-            | ((byte >= np.uint8(0xE1)) & (kinds[at + three] < SPACE))
+            ((byte < np.uint8(0x80)) & (kinds[at + one] < words))
+            | ((byte == np.uint8(0xC2)) & (kinds[at + two] < words))
+            | ((byte >= np.uint8(0xE1)) & (kinds[at + three] < words))
         )
         changes = (kind != before) & ((data[at - one] != np.uint8(0x20)) | (kind == SPACE))
-        marks[at] = changes | ((kind == SPACE) & last)
+        alone = (kind == single) & ((byte & np.uint8(0xC0)) != np.uint8(0x80))
+        marks[at] = changes | ((kind == SPACE) & last) | alone
     for behind in range(len(data), len(data) + PADDING):
         marks[behind] = 1
 
@@ -140,11 +156,11 @@ def run(kinds, at, kind):
 def contraction(data, start, pattern):
     """The end of 's 't 'm 'd 'll 've 're at `start`, or `start` where there is none.
 
-    All but GPT-2 also take capitals, and the long s of U+017F: Unicode folds it to s.
+    All but GPT-2 and SmolLM also take capitals, and the long s of U+017F: Unicode folds it to s.
     """
     if data[start] != APOSTROPHE or start + 1 >= len(data):
         return start
-    fold = np.uint8(0 if pattern == GPT2 else 0x20)
+    fold = np.uint8(0 if pattern in (GPT2, SMOLLM) else 0x20)
     first = data[start + 1] | fold
     if first in (S, T, M, D):
         return start + 2
@@ -224,14 +240,14 @@ def cl100k_piece(data, kinds, start, pattern):
 def look(data, classes, pattern, kinds, marks):
     """Prepare `next_piece`: the kinds of all bytes of a text, and GPT-2's marks."""
     classify(data, classes, kinds)
-    if pattern == GPT2:
-        mark(data, kinds, marks)
+    if pattern in (GPT2, SMOLLM):
+        mark(data, kinds, marks, pattern)
 
 
 @lean
 def next_piece(data, kinds, marks, start, pattern):
     """The end of the piece that starts at `start`, after `look`. `pattern` is one of PATTERN_CODES."""
-    if pattern == GPT2:
+    if pattern in (GPT2, SMOLLM):
         return gpt2_piece(data, marks, start, pattern)
     return cl100k_piece(data, kinds, start, pattern)
 

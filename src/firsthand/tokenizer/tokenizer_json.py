@@ -1,8 +1,10 @@
 """tokenizer.json, the file of Hugging Face's `tokenizers`: our own format too, since it says everything.
 
     model           BPE: vocab {token: id}, merges; or WordLevel, for our characters and words
+    normalizer      none, or Unicode's form NFC (Qwen 2)
     pre_tokenizer   where the text is cut: one of our patterns by name; the file's own expression is never run
-    added_tokens    special tokens
+    post_processor  which special token stands before every text (Llama 3)
+    added_tokens    special tokens; with "special": false those that others show when they decode
 
 The tokens of byte-level BPE are bytes, and JSON is text. GPT-2's way out: each byte has a printable character, itself
 if it is one, otherwise the next free one from U+0100; so a space is "Ġ" (U+0120).
@@ -10,14 +12,13 @@ What we cannot do exactly (other normalisers, prefixes, lower-casing) is refused
 """
 
 import json
-import warnings
 from typing import Any
 
 from firsthand.errors import TokenizerError
 from firsthand.tokenizer.bpe import Tokenizer
 from firsthand.tokenizer.simple import SIGNS, SPACES, UNKNOWN, CharTokenizer, WordTokenizer
 from firsthand.tokenizer.split import PATTERNS, SPELLINGS
-from firsthand.tokenizer.vocabulary import MOST_TOKENS
+from firsthand.tokenizer.vocabulary import MOST_TOKENS, all_cuts
 
 PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 OTHERS = [byte for byte in range(256) if byte not in PRINTABLE]
@@ -60,53 +61,75 @@ CHARS = split_on(r"[\s\S]", "Isolated")
 WORDS = {"type": "Sequence", "pretokenizers": [split_on(SIGNS, "Isolated"), split_on(f"[{SPACES}]+", "Removed")]}
 
 
+DIGITS = {"type": "Digits", "individual_digits": True}
+SMOLLM = {"type": "Sequence", "pretokenizers": [DIGITS, byte_level(use_regex=True)]}
+
+
+def starting(name: str, token: int) -> dict[str, Any]:
+    """The post-processor that puts a special token before every text."""
+    first, text = {"SpecialToken": {"id": name, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    second = [{"SpecialToken": {"id": name, "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}]
+    special = {name: {"id": name, "ids": [token], "tokens": [name]}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [first, text],
+        "pair": [first, text, *second],
+        "special_tokens": special,
+    }
+
+
 def document(tokenizer: AnyTokenizer) -> dict[str, Any]:
     """The whole file as a dictionary."""
-    added = [
-        {"id": token, "content": name} | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-        for name, token in sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
-    ]
-    head = {"version": "1.0", "truncation": None, "padding": None}
-    head |= {"added_tokens": [token | {"special": True} for token in added], "normalizer": None}
+    head = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": listing(tokenizer)}
     if isinstance(tokenizer, Tokenizer):
         return head | bpe_parts(tokenizer)
     vocab = {name: token for token, name in enumerate(tokenizer.entries)}
     model = {"type": "WordLevel", "vocab": vocab, "unk_token": UNKNOWN}
-    if isinstance(tokenizer, CharTokenizer):
-        return head | {"pre_tokenizer": CHARS, "post_processor": None, "decoder": {"type": "Fuse"}, "model": model}
-    return head | {"pre_tokenizer": WORDS, "post_processor": None, "decoder": None, "model": model}
+    chars = isinstance(tokenizer, CharTokenizer)
+    parts = (
+        {"pre_tokenizer": CHARS, "decoder": {"type": "Fuse"}} if chars else {"pre_tokenizer": WORDS, "decoder": None}
+    )
+    return head | {"normalizer": None} | parts | {"post_processor": None, "model": model}
+
+
+def listing(tokenizer: AnyTokenizer) -> list[dict[str, Any]]:
+    """The special tokens as the file lists them."""
+    shown = tokenizer.shown if isinstance(tokenizer, Tokenizer) else ()
+    no = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return [
+        {"id": token, "content": name} | no | {"special": name not in shown}
+        for name, token in sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
+    ]
 
 
 def bpe_parts(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Pre-tokenizer, decoder and model of byte-level BPE."""
-    special = set(tokenizer.special_tokens.values())
+    """Normalizer, pre-tokenizer, post-processor, decoder and model of byte-level BPE."""
+    special = {token: name for name, token in tokenizer.special_tokens.items()}
     vocab = {visible(token): at for at, token in enumerate(tokenizer.tokens) if token and at not in special}
-    merges = tokenizer.merges
-    pairs = (
-        all_cuts({token: at for at, token in enumerate(tokenizer.tokens) if token and at not in special})
-        if merges is None
-        else [(tokenizer.tokens[left], tokenizer.tokens[right]) for left, right in merges]
-    )
-    steps = [split_on(PATTERNS[tokenizer.pattern], "Isolated"), byte_level(use_regex=False)]
-    gpt2 = tokenizer.pattern == "gpt2"
+    if sorted(special) != [*range(len(vocab), len(vocab) + len(special))]:  # the library gives others an id of its own
+        vocab |= tokenizer.special_tokens
     model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None}
-    model |= {"end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": merges is None}
+    model |= {"end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": tokenizer.whole}
+    merges = [[visible(left), visible(right)] for left, right in tokenizer.merge_bytes()]
+    after = byte_level(use_regex=False)
+    if tokenizer.begin is not None:
+        start = starting(special[tokenizer.begin], tokenizer.begin)
+        after = {"type": "Sequence", "processors": [after, start]}
     return {
-        "pre_tokenizer": byte_level(use_regex=True) if gpt2 else {"type": "Sequence", "pretokenizers": steps},
-        "post_processor": byte_level(use_regex=False),
+        "normalizer": {"type": "NFC"} if tokenizer.nfc else None,
+        "pre_tokenizer": cutting(tokenizer.pattern),
+        "post_processor": after,
         "decoder": byte_level(use_regex=True),
-        "model": model | {"vocab": vocab, "merges": [[visible(left), visible(right)] for left, right in pairs]},
+        "model": model | {"vocab": vocab, "merges": merges},
     }
 
 
-def all_cuts(ids: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """Every way to make a token of two tokens, by the id it makes: what ranks mean, written as merges."""
-    return [
-        (token[:at], token[at:])
-        for token, _ in sorted(ids.items(), key=lambda item: item[1])
-        for at in range(1, len(token))
-        if token[:at] in ids and token[at:] in ids
-    ]
+def cutting(pattern: str) -> dict[str, Any]:
+    """The pre-tokenizer that cuts like a pattern, as the models that have it write it."""
+    if pattern in ("gpt2", "smollm"):
+        return byte_level(use_regex=True) if pattern == "gpt2" else SMOLLM
+    steps = [split_on(PATTERNS[pattern], "Isolated"), byte_level(use_regex=False)]
+    return {"type": "Sequence", "pretokenizers": steps}
 
 
 def write(tokenizer: AnyTokenizer) -> bytes:
@@ -120,8 +143,7 @@ def write(tokenizer: AnyTokenizer) -> bytes:
 def read(file: dict[str, Any]) -> AnyTokenizer:
     """The tokenizer of a parsed file; anything we could not do exactly is refused."""
     model, added = field(file, "model", dict), added_tokens(file)
-    if file.get("normalizer") is not None:
-        refuse_normalizer(file["normalizer"])
+    nfc = read_normalizer(file.get("normalizer"))
     if model.get("type", "BPE") == "WordLevel":
         return read_listed(file, model, added)
     if model.get("type", "BPE") != "BPE":
@@ -129,7 +151,10 @@ def read(file: dict[str, Any]) -> AnyTokenizer:
     for name in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
         if model.get(name):
             raise TokenizerError(f"model.{name} is {model[name]!r:.40}; only byte-level BPE without it can be read")
-    return read_bpe(model, added, read_pattern(file.get("pre_tokenizer")))
+    pattern, begin = read_pattern(file.get("pre_tokenizer")), read_begin(file.get("post_processor"), added)
+    tokens, merges = read_bpe(model, added)
+    shown = [token["content"] for token in file.get("added_tokens") or [] if token.get("special") is False]
+    return Tokenizer(tokens, merges, pattern, added, bool(model.get("ignore_merges")), nfc, shown, begin)
 
 
 def field(place: dict[str, Any], name: str, kind: type) -> Any:
@@ -170,14 +195,35 @@ def added_tokens(file: dict[str, Any]) -> dict[str, int]:
     return added
 
 
-def refuse_normalizer(normalizer: Any) -> None:
-    """NFC changes hardly any text, so it is left out with a warning (Qwen 2 has it); every other one is refused."""
-    if normalizer != {"type": "NFC"}:
-        raise TokenizerError(f"normalizer {normalizer!r:.60} would change the text; only files without one can be read")
-    warnings.warn(
-        "this tokenizer asks for Unicode's form NFC, which is not applied here: texts in another form get other ids",
-        stacklevel=2,
-    )
+def read_normalizer(normalizer: Any) -> bool:
+    """Whether texts are brought into the form NFC; every other change to the text is refused."""
+    if normalizer not in (None, {"type": "NFC"}):
+        raise TokenizerError(f"normalizer {normalizer!r:.60} would change the text; only NFC or none can be read")
+    return normalizer is not None
+
+
+def read_begin(after: Any, added: dict[str, int]) -> int | None:
+    """The id that the post-processor puts before every text; None if it adds nothing."""
+    steps = after.get("processors") if isinstance(after, dict) and after.get("type") == "Sequence" else [after]
+    found = None
+    for step in steps if isinstance(steps, list) else [steps]:
+        if step is None or (isinstance(step, dict) and step.get("type") == "ByteLevel"):
+            continue
+        single = step.get("single") if isinstance(step, dict) and step.get("type") == "TemplateProcessing" else None
+        names = [
+            part["SpecialToken"].get("id") for part in listed(single) if isinstance(part.get("SpecialToken"), dict)
+        ]
+        if found is not None or not names or names[0] not in added or single != starting(names[0], 0)["single"]:
+            raise TokenizerError(
+                f"post_processor {json.dumps(step):.70} is none we know; it may only put one special token first"
+            )
+        found = added[names[0]]
+    return found
+
+
+def listed(value: Any) -> list[dict[str, Any]]:
+    """The dictionaries of a list, or none."""
+    return [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
 
 
 def read_pattern(pre_tokenizer: Any) -> str:
@@ -186,8 +232,8 @@ def read_pattern(pre_tokenizer: Any) -> str:
     steps = steps if isinstance(steps, list) else [pre_tokenizer]
     *cuts, last = [step if isinstance(step, dict) else {} for step in steps] or [{}]
     if last.get("type") == "ByteLevel" and not last.get("add_prefix_space", True):
-        if not cuts and last.get("use_regex", True) is True:
-            return "gpt2"
+        if cuts in ([], [DIGITS]) and last.get("use_regex", True) is True:
+            return "smollm" if cuts else "gpt2"
         if len(cuts) == 1 and last.get("use_regex", True) is False:
             expression = cuts[0].get("pattern", {})
             expression = expression.get("Regex") if isinstance(expression, dict) else None
@@ -201,8 +247,8 @@ def read_pattern(pre_tokenizer: Any) -> str:
     )
 
 
-def read_bpe(model: dict[str, Any], added: dict[str, int], pattern: str) -> Tokenizer:
-    """Byte-level BPE from its vocabulary and merges."""
+def read_bpe(model: dict[str, Any], added: dict[str, int]) -> tuple[list[bytes], list[tuple[int, int]] | None]:
+    """Tokens and merges of byte-level BPE; merges that are all cuts of the tokens, as `all_cuts` has them, are None."""
     ids = checked_ids(field(model, "vocab", dict) | added)
     for name in added:
         if model["vocab"].get(name, added[name]) != added[name]:
@@ -214,18 +260,11 @@ def read_bpe(model: dict[str, Any], added: dict[str, int], pattern: str) -> Toke
         tokens[number] = text.encode() if text in added else raw(text)
     ordinary = {text: number for text, number in ids.items() if text not in added}
     merges = read_merges(field(model, "merges", list), ordinary)
-    if not model.get("ignore_merges"):
-        return Tokenizer(tokens, merges, pattern, added)
-    tokenizer = Tokenizer(tokens, None, pattern, added)
-    wanted = all_cuts({tokens[number]: number for number in ordinary.values()})
-    given = [(tokens[left], tokens[right]) for left, right in merges]
-    made = [left + right for left, right in given]
-    if set(given) != set(wanted) or made != [left + right for left, right in wanted]:
-        raise TokenizerError(
-            "model.ignore_merges is set, but the merges are not all cuts of the tokens in the order of their ids; "
-            "only that form (tiktoken's ranks, as in Llama 3) can be read"
-        )
-    return tokenizer
+    if model.get("ignore_merges"):
+        given = [(tokens[left], tokens[right]) for left, right in merges]
+        if given == all_cuts({tokens[number]: number for number in ordinary.values()}):
+            return tokens, None
+    return tokens, merges
 
 
 def read_merges(merges: list[Any], ids: dict[str, int]) -> list[tuple[int, int]]:
