@@ -9,6 +9,7 @@ Source: gguf-py/gguf/constants.py and convert_hf_to_gguf.py of llama.cpp.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -84,39 +85,35 @@ def config(metadata: dict[str, Any], vocab_size: int, tied: bool, factors: Tenso
             f"architecture {files.quoted(name)} is not known here; {', '.join(ARCHITECTURES)} can be read", code=18
         )
     given = {key.removeprefix(f"{name}."): value for key, value in metadata.items() if key.startswith(f"{name}.")}
-    fixed = ARCHITECTURES[name]
-    fields = fixed | {"vocab_size": vocab_size, "tied": tied, "norm_eps": _number(given, EPSILON[fixed["norm"]], float)}
+    fields: dict[str, Any] = ARCHITECTURES[name] | {"vocab_size": vocab_size, "tied": tied}
     fields |= {ours: _number(given, theirs, int) for ours, theirs in NUMBERS.items()}
+    fields["norm_eps"] = _number(given, EPSILON[fields["norm"]], float)
     fields["n_kv_head"] = _number(given, GROUPS, int, fields["n_head"])
     fields["d_head"] = _number(given, WIDTH, int, fields["d_model"] // max(fields["n_head"], 1))
     if name != "gpt2":
         fields["rope_theta"] = _number(given, THETA, float, 10_000.0)
-        fields["rope_scaling"] = None if factors is None else scaling(factors, fields["d_head"], fields["rope_theta"])
         fields["window"] = _number(given, WINDOW, int, 0) or None
     _refuse_rest(name, given, fields["d_head"])
-    return ModelConfig(**fields)
+    plain = ModelConfig(**fields)
+    return plain if factors is None else replace(plain, rope_scaling=scaling(factors, plain))
 
 
 def _number(given: dict[str, Any], key: str, kind: type, default: Any = None) -> Any:
-    """A number of the file, of its type."""
-    value = given.get(key, default)
+    """A number of the file, of its type; it is taken out of what is given."""
+    value = given.pop(key, default)
     if type(value) is not kind:
-        what = "is not there" if key not in given else f"is {files.quoted(value)}, which is no {kind.__name__}"
-        raise ModelError(f"{key} {what}; this model cannot be read. Take another file of it", code=34)
+        raise ModelError(f"{key} is {files.quoted(value)}, which must be one {kind.__name__}; take another file", 34)
     return value
 
 
-def _refuse_rest(name: str, given: dict[str, Any], d_head: int) -> None:
-    """Refuse what the file says beyond what was read."""
-    read = {*NUMBERS.values(), *EPSILON.values(), GROUPS, WIDTH, THETA, WINDOW, *SILENT}
+def _refuse_rest(name: str, rest: dict[str, Any], d_head: int) -> None:
+    """Refuse what the file says beyond what was read, unless it changes nothing."""
     allowed = NEUTRAL | dict.fromkeys(SAME, d_head)
-    for key, value in given.items():
-        if key not in read and (key not in allowed or type(value) in (list, Tensor) or value != allowed[key]):
-            raise ModelError(
-                f"{files.quoted(f'{name}.{key}')} is {files.quoted(value)}, which our models cannot do; "
-                f"nothing was read. Take another model, or run this one in llama.cpp",
-                code=18,
-            )
+    for key, value in rest.items():
+        neutral = type(value) is type(allowed.get(key)) and value == allowed[key]
+        if key not in SILENT and not neutral:
+            shown = f"{files.quoted(f'{name}.{key}')} is {files.quoted(value)}"
+            raise ModelError(f"{shown}, which our models cannot do; run this one in llama.cpp", code=18)
 
 
 def factors(scaling: RopeScaling, d_head: int, theta: float) -> Tensor:
@@ -125,25 +122,20 @@ def factors(scaling: RopeScaling, d_head: int, theta: float) -> Tensor:
     return frequencies / stretched(frequencies, scaling)
 
 
-def scaling(found: Tensor, d_head: int, theta: float) -> RopeScaling:
+def scaling(found: Tensor, config: ModelConfig) -> RopeScaling:
     """The rule behind the factors of a file, which has to give them all again.
 
     The slowest pairs tell the factor, a pair between slow and fast the original context, if low and high are 1 and 4
     as in every Llama 3. With no pair between, Llama 3's own 8,192 is tried.
     """
-    found = found.float()
+    theta, pairs = config.rope_theta, config.d_head // 2
     factor = round(found.max().item(), 4)
-    between = ((found > 1.001) & (found < factor * 0.999)).nonzero().flatten().tolist()[:1]
-    contexts = [8192]
-    for pair in between:
-        keep = (1 / found[pair].item() - 1 / factor) / (1 - 1 / factor)
-        contexts.append(round((1 + 3 * keep) * 2 * math.pi * theta ** (2 * pair / d_head)))
-    for context in contexts:
-        rule = RopeScaling(factor, 1.0, 4.0, context)
-        if found.shape == (d_head // 2,) and torch.allclose(found, factors(rule, d_head, theta), rtol=1e-3, atol=0):
-            return rule
-    raise ModelError(
-        f"{FACTORS} stretches the rotary positions by up to {factor}, but not by Llama 3's rule, "
-        f"which is the only one here. Run this model in llama.cpp",
-        code=18,
-    )
+    if theta is not None and factor > 1 and found.shape == (pairs,):
+        contexts = [8192]
+        for pair in ((found > 1.001) & (found < factor * 0.999)).nonzero().flatten().tolist()[:1]:
+            keep = (1 / found[pair].item() - 1 / factor) / (1 - 1 / factor)
+            contexts.append(round((1 + 3 * keep) * 2 * math.pi * theta ** (pair / pairs)))
+        for rule in (RopeScaling(factor, original_context_length=context) for context in contexts):
+            if torch.allclose(found, factors(rule, config.d_head, theta), rtol=1e-3, atol=0):
+                return rule
+    raise ModelError(f"{FACTORS} does not follow Llama 3's rule, the only one here; run this model in llama.cpp", 18)

@@ -34,7 +34,7 @@ PARTS = {  # ours -> theirs, inside a block
 }
 OURS = {theirs: ours for ours, theirs in (WHOLE | PARTS).items()}
 
-# What llama.cpp calls a way to cut text -> our pattern, and whether tokens are ranked instead of merged by a list.
+# What llama.cpp calls a way to cut text -> our pattern, and whether a piece that is a token is taken whole.
 # The first of several names is the one to write.
 PRE = {
     "gpt-2": ("gpt2", False),
