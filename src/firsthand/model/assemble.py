@@ -1,6 +1,6 @@
 """A model from a config and tensors read somewhere: names and shapes are compared before anything is allocated."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,27 +13,38 @@ from firsthand.model.config import ModelConfig
 from firsthand.model.gpt import GPT
 
 Shapes = Mapping[str, Sequence[int]]
+Change = Callable[[GPT], None]
 
 
-def assemble(config: ModelConfig, tensors: dict[str, Tensor], where: str, dtype: torch.dtype | None = None) -> GPT:
-    """The model of a config with these tensors as its weights, all of one type if `dtype` is given; ready to evaluate.
+def assemble(
+    config: ModelConfig,
+    tensors: dict[str, Tensor],
+    where: str,
+    dtype: torch.dtype | None = None,
+    change: Change | None = None,
+) -> GPT:
+    """The model of a config with these tensors as its weights; ready to evaluate.
 
-    `where` is the file or folder they come from, for the message if they do not fit.
+    `where` is the file or folder they come from, for the message if they do not fit. With `dtype` all parameters get
+    that type; buffers, such as the integers of a quantized layer, stay what they are. `change` replaces layers of the
+    model before the tensors are compared with it.
     """
-    model = hollow(config, {name: tensor.shape for name, tensor in tensors.items()}, where)
-    if dtype is not None:
-        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-    model.load_state_dict(tensors, strict=False, assign=True)
+    model = hollow(config, {name: tensor.shape for name, tensor in tensors.items()}, where, change)
+    cast = {name for name, _ in model.named_parameters()} if dtype is not None else set()
+    ready = {name: tensor.to(dtype) if name in cast else tensor for name, tensor in tensors.items()}
+    model.load_state_dict(ready, strict=False, assign=True)
     model.tie()
-    return model.requires_grad_().eval()
+    return model.eval()
 
 
-def hollow(config: ModelConfig, shapes: Shapes, where: str) -> GPT:
+def hollow(config: ModelConfig, shapes: Shapes, where: str, change: Change | None = None) -> GPT:
     """The model of a config without memory for its weights, once tensors of these shapes were seen to fit it."""
     if config.n_layer > len(shapes):  # building a thousand layers to learn that the file has ten would cost seconds
         raise _misfit(where, f"config.json says n_layer {config.n_layer}, the file has {len(shapes)} tensors")
     with torch.device("meta"), Undrawn():
         model = GPT(config)
+        if change is not None:
+            change(model)
     expected = {name: list(tensor.shape) for name, tensor in weights(model).items()}
     for name in sorted(expected.keys() - shapes.keys()):
         raise _misfit(where, f"tensor {name!r} is missing.{nearest(name, shapes.keys() - expected.keys())}")

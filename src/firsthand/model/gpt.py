@@ -3,6 +3,8 @@
 B batch, T new positions, S positions attended to, C width, V vocabulary, L layers.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -52,12 +54,13 @@ class GPT(nn.Module):
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.attend = attend
         self.checkpointing = False
+        self.swaps: list[dict[str, Any]] = []  # which layers were replaced, and by what: linear/swap.py
         self.tie()
         self.initialise(seed=0)
 
     def tie(self) -> None:
         """Let head and embedding be one parameter, if the config says so; again after weights were replaced."""
-        if self.config.tied:
+        if self.config.tied and type(self.head) is nn.Linear:  # another kind of head has weights of its own
             self.head.weight = self.embed.weight
 
     @torch.no_grad()
