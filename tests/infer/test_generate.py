@@ -10,8 +10,11 @@ from kit import SMALL, VARIANTS, gap
 
 from firsthand.checkpoint.bundle import Bundle
 from firsthand.errors import ConfigError, ModelError
-from firsthand.infer.generate import Conversation, UntilStop, draw_ids, explain, generate, next_scores, stream
+from firsthand.infer.draw import chooser, draw, next_scores
+from firsthand.infer.generate import Sampling, Token, explain, generate, stream, tokens
 from firsthand.infer.sample import Sampler
+from firsthand.infer.stop import UntilStop
+from firsthand.infer.talk import Text
 from firsthand.model.cache import GrowingCache, StaticCache
 from firsthand.model.gpt import GPT
 from firsthand.tokenizer.bpe import Tokenizer
@@ -52,6 +55,11 @@ def forgetful(shares: dict[str, float], end: float) -> Bundle:
     return Bundle(model, bytes_tokenizer(), {}, Path("nowhere"))
 
 
+def draw_ids(model, ids, sampler, generator, cache=None):
+    """Ids that follow `ids`, for ever."""
+    return (drawn.id for drawn in draw(model, ids, chooser(sampler, generator, ids), cache))
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kind", [StaticCache, GrowingCache])
 def test_greedy_with_a_cache_is_greedy_without(variant, kind):
@@ -62,6 +70,10 @@ def test_greedy_with_a_cache_is_greedy_without(variant, kind):
     list(islice(draw_ids(model, cached, greedy, torch.Generator(), cache), 40))
     assert plain == cached
     assert len(set(plain)) > 5
+
+
+def words(answer) -> str:
+    return "".join(token.text for token in answer)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -143,24 +155,24 @@ def test_how_the_text_is_cut_into_pieces_does_not_matter(stops):
 
 def test_a_conversation_is_what_recomputing_everything_gives():
     it = bundle()
-    talk = Conversation(it, Sampler(1.3, 0), max_tokens=7, seed=3)
+    talk = Text(it, Sampling(7, 1.3, 0, seed=3))
     by_hand, generator = [], torch.Generator().manual_seed(3)
     for turn in ("the", " no", "", "?"):
-        said = "".join(talk.say(turn))
+        said = words(talk.say(turn))
         by_hand += it.tokenizer.encode(turn).tolist()
         start = len(by_hand)
         list(islice(draw_ids(it.model, by_hand, Sampler(1.3, 0), generator), 7))
-        assert talk.ids == by_hand
+        assert talk.writer.ids == by_hand
         assert said == it.tokenizer.decode(by_hand[start:])
-        assert int(talk.cache.lengths[0]) == len(by_hand) - 1  # all but the last was computed, and once
+        assert int(talk.writer.cache.lengths[0]) == len(by_hand) - 1  # all but the last was computed, and once
     assert talk.text == it.tokenizer.decode(by_hand)
 
 
 def test_a_conversation_goes_on_after_the_end_of_text():
-    talk = Conversation(forgetful({"a": 0.6}, end=0.4), Sampler(1, 0), max_tokens=6, seed=1)
-    said = ["".join(talk.say(turn)) for turn in ("x", "y", "z")]
+    talk = Text(forgetful({"a": 0.6}, end=0.4), Sampling(6, 1, 0, seed=1))
+    said = [words(talk.say(turn)) for turn in ("x", "y", "z")]
     assert any(len(text) < 6 for text in said)
-    assert END not in talk.ids
+    assert END not in talk.writer.ids
     assert talk.text == f"x{said[0]}y{said[1]}z{said[2]}"
 
 
@@ -169,8 +181,8 @@ def test_an_empty_prompt_starts_a_new_text():
     ids = [END]
     list(islice(draw_ids(it.model, ids, Sampler(0), torch.Generator()), 5))
     assert generate(it, "", 5, temperature=0) == it.tokenizer.decode(ids[1:])
-    talk = Conversation(it, Sampler(0), 5)
-    assert "".join(talk.say("")) == talk.text
+    talk = Text(it, Sampling(5, 0))
+    assert words(talk.say("")) == talk.text
 
 
 def test_an_empty_prompt_is_refused_where_no_token_says_end_of_text():
@@ -211,16 +223,16 @@ def test_a_prompt_that_does_not_fit_is_refused_at_the_call():
 
 
 def test_a_conversation_that_outgrows_the_context_is_refused_and_stays_whole():
-    talk = Conversation(bundle(), Sampler(0), max_tokens=20)
+    talk = Text(bundle(), Sampling(20, 0))
     list(talk.say("the"))
-    before = list(talk.ids)
+    before = list(talk.writer.ids)
     with pytest.raises(ModelError) as error:
         talk.say("y" * (47 - len(before)))
     assert str(error.value) == (
         "conversation and prompt are 47 tokens, the model's context is 47 and max_tokens is 20. "
         "Shorten the prompt by 20 tokens or begin a new conversation. [FH002]"
     )
-    assert talk.ids == before
+    assert talk.writer.ids == before
 
 
 def test_settings_are_refused_at_the_call():
@@ -236,7 +248,7 @@ def test_settings_are_refused_at_the_call():
 
 def test_explain_shows_the_way_to_the_first_token():
     it = bundle("fast")
-    steps = explain(it, "the", Sampler(0.7, 5))
+    steps = explain(it, "the", Sampling(temperature=0.7, top_k=5))
     assert [step.name for step in steps] == ["temperature 0.7", "top-k 5"]
     scores = next_scores(it.model, it.tokenizer.encode("the").tolist())
     assert gap(steps[0].before, scores.softmax(dim=0)) < 1e-10

@@ -10,8 +10,8 @@ import torch
 
 import firsthand as fh
 from firsthand.errors import ConfigError, DataError, ModelError
+from firsthand.run import speak, use
 from firsthand.run import train as training
-from firsthand.run import use
 
 WORDS = (
     "model.n_layer=1",
@@ -111,7 +111,7 @@ def test_a_checkpoint_that_lies_alone_has_no_validation_text(run, tmp_path):
 
 
 def test_explaining_shows_every_step_of_the_sampler(run):
-    steps = use.explain(run.bundle, "the", use.Sampling(temperature=0.5, top_k=3))
+    steps = speak.explain(run.bundle, "the", speak.Sampling(temperature=0.5, top_k=3))
     assert [step["name"] for step in steps] == ["temperature 0.5", "top-k 3"]
     assert steps[1]["kept"] == 3
     assert sum(row["after"] for row in steps[1]["tokens"]) == pytest.approx(1)

@@ -6,7 +6,7 @@ What a model wrote is printed through `safe`: control characters could move the 
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -121,48 +121,6 @@ def windows(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 def visible(token: str) -> str:
     return safe(token).replace("\n", "\\n").replace("\t", "\\t").replace(" ", "·")
-
-
-def generated(prompt: str, pieces: Iterator[str], as_json: bool) -> None:
-    """The prompt, then the pieces as they come."""
-    if as_json:
-        as_one_object({"prompt": prompt, "text": "".join(pieces)})
-        return
-    console.print(safe(prompt), style="bold", end="", markup=False)
-    for piece in pieces:
-        console.print(safe(piece), end="", markup=False)
-        sys.stdout.flush()
-    console.print()
-
-
-def explanation(steps: list[dict[str, Any]], as_json: bool) -> None:
-    """For every step of the sampler: the likeliest tokens before and after, and how much probability it removed."""
-    if as_json:
-        as_one_object(steps)
-        return
-    for step in steps:
-        console.print(f"\n{step['name']}", style="bold", end="")
-        console.print(f"   keeps {step['kept']:,} tokens, removes {step['removed']:.1%} of the probability")
-        for row in step["tokens"]:
-            bar = "█" * round(40 * row["after"])
-            chances = f"{row['before']:7.2%} -> {row['after']:7.2%}"
-            console.print(f"  {visible(row['token']):<16} {chances}  {bar}", markup=False)
-
-
-def conversation(talk: Any) -> None:
-    """Read a line, print the answer as it comes; an empty line or the end of input stops."""
-    console.print("Type, and the model continues. An empty line ends.", style="dim")
-    while True:
-        try:
-            line = console.input("[bold]> [/bold]")
-        except EOFError:
-            return
-        if not line:
-            return
-        for piece in talk.say(line):
-            console.print(safe(piece), end="", markup=False)
-            sys.stdout.flush()
-        console.print()
 
 
 def written(path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-from firsthand.cli import show
+from firsthand.cli import show, speak
 from firsthand.cli.explanations import EXPLANATIONS
 from firsthand.cli.meter import Meter
 from firsthand.errors import ConfigError, nearest
@@ -197,82 +197,6 @@ def train(
                 show.written(pages.run_report(finished.path))
 
 
-def generate(
-    source: Path,
-    prompt: str = "",
-    *,
-    max_tokens: int = 64,
-    temperature: float = 0.8,
-    top_k: int = 40,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float | None = None,
-    seed: int = 0,
-    stop: tuple[str, ...] = (),
-    explain: bool = False,
-    json: bool = False,
-) -> None:
-    """Continue a prompt with a trained model, token by token.
-
-    Parameters
-    ----------
-    source
-        A run folder or a checkpoint.
-    prompt
-        The text to continue.
-    max_tokens
-        How many tokens at most.
-    temperature
-        0 takes the likeliest token; 1 draws from the model's own distribution.
-    top_k
-        Draw only among the k likeliest; 0 turns it off.
-    top_p
-        Draw only among the fewest tokens that together hold this probability.
-    min_p
-        Draw only among tokens at least this fraction as likely as the likeliest.
-    repetition_penalty
-        Above 1, tokens that already occurred become less likely.
-    seed
-        The same seed gives the same text.
-    stop
-        Texts at which to stop.
-    explain
-        Show the next-token distribution before and after each step of the sampler, instead of generating.
-    json
-        Print {"prompt": ..., "text": ...}.
-    """
-    from firsthand.run import use
-
-    settings = use.Sampling(max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop)
-    bundle = use.load(source)
-    if explain:
-        show.explanation(use.explain(bundle, prompt, settings), as_json=json)
-    else:
-        show.generated(prompt, use.continued(bundle, prompt, settings), as_json=json)
-
-
-def chat(source: Path, *, max_tokens: int = 128, temperature: float = 0.8, top_k: int = 40, seed: int = 0) -> None:
-    """Talk with a trained model: what you type is appended to one growing text, and the model continues it.
-
-    Parameters
-    ----------
-    source
-        A run folder or a checkpoint.
-    max_tokens
-        The longest answer, in tokens.
-    temperature
-        0 takes the likeliest token; 1 draws from the model's own distribution.
-    top_k
-        Draw only among the k likeliest; 0 turns it off.
-    seed
-        The same seed and the same words give the same answers.
-    """
-    from firsthand.run import use
-
-    settings = use.Sampling(max_tokens, temperature, top_k, seed=seed)
-    show.conversation(use.conversation(use.load(source), settings))
-
-
 def evaluate(source: Path, *, data: str = "", json: bool = False) -> None:
     """Loss and bits per byte on held-out text, with a 95 % interval and the baselines beside it.
 
@@ -332,4 +256,4 @@ def explain(code: str) -> None:
     show.paragraph(text)
 
 
-ALL = (journey, get, tokenize, tokenizer, data, train, generate, chat, evaluate, info, report, explain)
+ALL = (journey, get, tokenize, tokenizer, data, train, speak.generate, speak.chat, evaluate, info, report, explain)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from firsthand.errors import DataError
 from firsthand.evaluate.stats import Interval, bootstrap
-from firsthand.infer.generate import evaluating
+from firsthand.infer.draw import evaluating
 from firsthand.model.gpt import GPT
 
 ROWS = 1_024  # positions whose scores exist at one time: (ROWS, V)

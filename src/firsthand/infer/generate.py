@@ -1,22 +1,81 @@
-"""Text that follows a prompt, piece by piece.
+"""The answer to a prompt, token by token: the chosen token, what it adds to the text, how likely it was, how it ends.
 
-A prompt goes through the model once; then each token is picked, shown, and goes through alone: the cache holds the
+A prompt goes through the model once; then each token is picked, given out, and goes through alone: the cache holds the
 keys and values of all before it. Nothing is shown that could still turn out to be half a character or the beginning
-of a stop text.
+of a stop text. `stream` and `generate` are views of this one sequence of events.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from dataclasses import dataclass
+from itertools import islice, takewhile
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from firsthand.checkpoint.bundle import Bundle
 from firsthand.errors import ConfigError, ModelError
-from firsthand.infer.sample import Sampler, Step, pick
-from firsthand.model.cache import Cache, StaticCache
-from firsthand.model.gpt import GPT
+from firsthand.infer.constrain import Grammar, Limit
+from firsthand.infer.draw import chooser, draw, next_scores
+from firsthand.infer.sample import Sampler, Step
+from firsthand.infer.speculate import Lookup, draw_guessing
+from firsthand.infer.stop import UntilStop, check_stops
+from firsthand.model.cache import StaticCache
+
+
+class Token(NamedTuple):
+    """One token of an answer. Probabilities are the model's own: before a grammar, a penalty, or a temperature."""
+
+    id: int
+    text: str  # what can be shown now: often a word, nothing while a character is unfinished, or what was held back
+    logprob: float  # natural logarithm of its probability
+    top: tuple[tuple[int, float], ...]  # the likeliest tokens in its place, with theirs
+    finish: str | None  # on the last: "end" the model ended it, "stop" a stop text came, "length" max_tokens
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is drawn, and where it ends."""
+
+    max_tokens: int = 64
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int = 0
+    stop: str | Sequence[str] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logprobs: int = 0  # likely tokens to tell in each place
+    lookup: int = 0  # tokens to guess at once, from what was said before; 0: none
+    grammar: Grammar | None = None
+
+    def __post_init__(self) -> None:
+        for name, usual in (("max_tokens", 64), ("logprobs", 5), ("lookup", 8)):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more. Usual: {usual}.")
+        if check_stops(self.stop) and self.grammar is not None:
+            raise ConfigError(f"a stop text would cut the {self.grammar.name} short. Give one or the other.")
+        self.sampler  # refuses what makes no sense  # noqa: B018
+
+    @property
+    def sampler(self) -> Sampler:
+        return Sampler(
+            self.temperature,
+            self.top_k,
+            self.top_p,
+            self.min_p,
+            self.repetition_penalty,
+            self.presence_penalty,
+            self.frequency_penalty,
+        )
+
+    def check(self, vocab_size: int) -> None:
+        """Refuse what does not fit the vocabulary, before any work."""
+        self.sampler.check(vocab_size)
+        if self.logprobs > vocab_size:
+            raise ConfigError(f"logprobs is {self.logprobs}; the vocabulary has {vocab_size:,} tokens. Usual: 5.")
 
 
 def stream(
@@ -30,14 +89,19 @@ def stream(
     repetition_penalty: float | None = None,
     seed: int = 0,
     stop: str | Sequence[str] = (),
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
+    lookup: int = 0,
+    grammar: Grammar | None = None,
 ) -> Iterator[str]:
     """The continuation of a prompt, piece by piece, without the prompt.
 
-    Ends after `max_tokens`, at the end-of-text token, or before a stop text. An empty prompt begins a new text: it
+    Ends after `max_tokens`, when the model ends it, or before a stop text. An empty prompt begins a new text: it
     stands for one end-of-text token, as between two training texts. Everything is checked at the call.
     """
-    sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
-    return Conversation(bundle, sampler, max_tokens, seed, stop).say(prompt)
+    chance = (temperature, top_k, top_p, min_p, repetition_penalty, seed)
+    settings = Sampling(max_tokens, *chance, stop, presence_penalty, frequency_penalty, 0, lookup, grammar)
+    return (token.text for token in tokens(bundle, prompt, settings) if token.text)
 
 
 def generate(
@@ -51,65 +115,31 @@ def generate(
     repetition_penalty: float | None = None,
     seed: int = 0,
     stop: str | Sequence[str] = (),
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
+    lookup: int = 0,
+    grammar: Grammar | None = None,
 ) -> str:
     """The continuation of a prompt as one text: what `stream` gives, joined."""
-    pieces = stream(bundle, prompt, max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop)
-    return "".join(pieces)
+    chance = (temperature, top_k, top_p, min_p, repetition_penalty, seed)
+    others = (stop, presence_penalty, frequency_penalty, lookup, grammar)
+    return "".join(stream(bundle, prompt, max_tokens, *chance, *others))
 
 
-def explain(bundle: Bundle, prompt: str, sampler: Sampler) -> list[Step]:
-    """What every step of the sampler does to the distribution of the first token after a prompt."""
-    sampler.check(bundle.model.config.vocab_size)
+def tokens(bundle: Bundle, prompt: str, sampling: Sampling) -> Iterator[Token]:
+    """The continuation of a prompt, token by token."""
     ids = start(bundle, prompt)
-    _check_room(bundle.model, 0, len(ids), 1)
-    return sampler.steps(next_scores(bundle.model, ids).to("cpu", torch.float64), ids)
+    return Writer(bundle, sampling, len(ids) + sampling.max_tokens).answer(ids)
 
 
-class Conversation:
-    """One growing text: what is said is appended, the model continues, and the cache is kept between the turns.
-
-    A model that only continues text knows no speakers: `text` is all there is. A stop text that ended a turn stays
-    in the conversation though it is not shown; an end-of-text token does not.
-    """
-
-    def __init__(
-        self, bundle: Bundle, sampler: Sampler, max_tokens: int = 64, seed: int = 0, stop: str | Sequence[str] = ()
-    ):
-        if max_tokens < 0:
-            raise ConfigError(f"max_tokens is {max_tokens}; it must be 0 or more. Usual: 64.")
-        sampler.check(bundle.model.config.vocab_size)
-        self.bundle, self.sampler, self.max_tokens = bundle, sampler, max_tokens
-        self.stops = check_stops(stop)
-        self.generator = torch.Generator().manual_seed(seed)
-        self.ids: list[int] = []
-        self.cache = StaticCache(bundle.model.config)
-
-    @property
-    def text(self) -> str:
-        """All that was said and continued."""
-        end = self.bundle.tokenizer.end_of_text
-        return self.bundle.tokenizer.decode(self.ids[1:] if self.ids[:1] == [end] else self.ids)
-
-    def say(self, text: str) -> Iterator[str]:
-        """Append a text now, and give the model's continuation piece by piece."""
-        said = self.bundle.tokenizer.encode(text).tolist() if self.ids else start(self.bundle, text)
-        _check_room(self.bundle.model, len(self.ids), len(said), self.max_tokens)
-        self.ids += said
-        return self._continue()
-
-    def _continue(self) -> Iterator[str]:
-        pieces, until = self.bundle.tokenizer.stream(), UntilStop(self.stops)
-        following = draw_ids(self.bundle.model, self.ids, self.sampler, self.generator, self.cache)
-        for id in islice(following, self.max_tokens):
-            if id == self.bundle.tokenizer.end_of_text:
-                self.ids.pop()  # it would tell the model to forget what came before
-                break
-            if piece := until.push(pieces.push(id)):
-                yield piece
-            if until.done:
-                return
-        if piece := until.push(pieces.flush()) + until.flush():
-            yield piece
+def explain(bundle: Bundle, prompt: str, sampling: Sampling) -> list[Step]:
+    """What every step of the sampler does to the distribution of the first token after a prompt."""
+    sampling.check(bundle.model.config.vocab_size)
+    ids = start(bundle, prompt)
+    check_room(bundle, 0, len(ids), 1)
+    limit = None if sampling.grammar is None else Limit(sampling.grammar, bundle.tokenizer, bundle.ends)
+    scores = next_scores(bundle.model, ids).to("cpu", torch.float64)
+    return sampling.sampler.steps(scores, ids, len(ids), None if limit is None else limit.stage)
 
 
 def start(bundle: Bundle, prompt: str) -> list[int]:
@@ -125,82 +155,64 @@ def start(bundle: Bundle, prompt: str) -> list[int]:
     return [bundle.tokenizer.end_of_text]
 
 
-def draw_ids(
-    model: GPT, ids: list[int], sampler: Sampler, generator: torch.Generator, cache: Cache | None = None
-) -> Iterator[int]:
-    """Ids that follow `ids`, for ever; each is appended to `ids` before it is given. The caller decides when to stop.
+class Writer:
+    """A model that answers, and remembers what it has read: what two prompts share at their beginning is read once."""
 
-    What the cache does not hold yet is computed. Without one that is everything, each time: equal, and slower.
-    """
-    while True:
-        seen = 0 if cache is None else int(cache.lengths[0])
-        ids.append(pick(next_scores(model, ids[seen:], cache), sampler, ids, generator))
-        yield ids[-1]
+    def __init__(self, bundle: Bundle, sampling: Sampling, capacity: int | None = None):
+        sampling.check(bundle.model.config.vocab_size)
+        context = bundle.model.config.context_length
+        self.bundle, self.sampling = bundle, sampling
+        self.limit = None if sampling.grammar is None else Limit(sampling.grammar, bundle.tokenizer, bundle.ends)
+        self.generator = torch.Generator().manual_seed(sampling.seed)
+        self.lookup = Lookup(sampling.lookup)
+        self.ids: list[int] = []  # the last prompt and its answer, without the token that ended it
+        self.cache = StaticCache(bundle.model.config, length=min(capacity or context, context))
 
+    def answer(self, prompt: Sequence[int]) -> Iterator[Token]:
+        """What follows the ids of a prompt; it is checked now, and read with the first token that is asked for."""
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.ids, prompt, strict=False)))
+        check_room(self.bundle, shared, len(prompt) - shared, self.sampling.max_tokens)
+        # the last token is read again, if need be: its scores are not in the cache
+        self.cache.rewind(min(int(self.cache.lengths[0]), shared, len(prompt) - 1))
+        self.ids = list(prompt)
+        return self._answer()
 
-@torch.inference_mode()  # on a function, not around a `yield`: there it would leak into the caller's training
-def next_scores(model: GPT, ids: Sequence[int], cache: Cache | None = None) -> Tensor:
-    """The scores of every token that may come next: T ids -> (V,)."""
-    with evaluating(model):
-        rows = torch.tensor([list(ids)], device=model.embed.weight.device)
-        return model.head(model.hidden(rows, cache)[0, -1])  # the head reads the last position only
+    def _answer(self) -> Iterator[Token]:
+        bundle, most = self.bundle, self.sampling.max_tokens
+        pieces, until = bundle.tokenizer.stream(), UntilStop(check_stops(self.sampling.stop))
+        for count, (id, scores) in enumerate(islice(self._drawn(), most), 1):
+            ended = id in bundle.ends
+            if ended:
+                self.ids.pop()  # in a growing text it would tell the model to forget what came before
+            text = until.push("" if ended else pieces.push(id))
+            whole = ended or (self.limit is not None and self.limit.closed)
+            if (whole or count == most) and not until.done:
+                text += until.push(pieces.flush())
+                text += until.flush()
+            finish = "stop" if until.done else "end" if whole else "length" if count == most else None
+            yield self._token(id, text, scores, finish)
+            if finish:
+                return
 
+    def _drawn(self):
+        if self.limit is not None:
+            self.limit.restart()
+        choose = chooser(self.sampling.sampler, self.generator, self.ids, self.limit)
+        if not self.sampling.lookup:
+            return draw(self.bundle.model, self.ids, choose, self.cache)
+        self.lookup = Lookup(self.sampling.lookup)
+        return draw_guessing(self.bundle.model, self.ids, choose, self.cache, self.lookup)
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout inside the `with`; afterwards the model trains again, if it did before."""
-    training = model.training
-    if training:
-        model.eval()
-    try:
-        yield
-    finally:
-        if training:
-            model.train()
-
-
-def check_stops(stop: str | Sequence[str]) -> tuple[str, ...]:
-    """Stop texts as a tuple; one text may stand alone."""
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
-    if "" in stops:
-        raise ConfigError("a stop text is empty and would end at once. Give at least one character, or none at all.")
-    return stops
-
-
-class UntilStop:
-    """Text in, text out, until a stop text is complete; the outcome does not depend on how the text is cut."""
-
-    def __init__(self, stops: tuple[str, ...]):
-        self.stops = stops
-        self.held = ""  # what could still become a stop text
-        self.done = False
-
-    def push(self, piece: str) -> str:
-        """What can be shown for sure."""
-        text = self.held + piece
-        ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in self.stops if stop in text]
-        if ends:  # the one that is complete first
-            self.done, self.held = True, ""
-            return text[: min(ends)[1]]
-        longest = max((_overlap(text, stop) for stop in self.stops), default=0)
-        self.held = text[len(text) - longest :]
-        return text[: len(text) - longest]
-
-    def flush(self) -> str:
-        """What was held back, when no more text comes."""
-        held, self.held = self.held, ""
-        return held
+    def _token(self, id: int, text: str, scores: Tensor, finish: str | None) -> Token:
+        logprobs = scores.double().log_softmax(dim=0)
+        top = logprobs.topk(self.sampling.logprobs)
+        likeliest = tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+        return Token(id, text, float(logprobs[id]), likeliest, finish)
 
 
-def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of a text that is a beginning of a stop text."""
-    lengths = range(min(len(text), len(stop) - 1), 0, -1)
-    return next((length for length in lengths if text.endswith(stop[:length])), 0)
-
-
-def _check_room(model: GPT, held: int, said: int, max_tokens: int) -> None:
+def check_room(bundle: Bundle, held: int, said: int, max_tokens: int) -> None:
     """Refuse what would outgrow the context: tokens held from earlier turns, tokens said now, tokens to come."""
-    context, prompt = model.config.context_length, held + said
+    context, prompt = bundle.model.config.context_length, held + said
     over = prompt + max_tokens - context
     if over > 0:
         mends = [f"shorten the prompt by {over:,} tokens"] if over < said else []

@@ -2,9 +2,10 @@
 
 The steps run in this order, each on what the one before left over; a removed token has the score minus infinity:
 
-    repetition penalty -> temperature -> top-k -> top-p -> min-p -> draw
+    limit -> repetition, presence, frequency penalty -> temperature -> top-k -> top-p -> min-p -> draw
 
-V vocabulary. Every function here takes and gives scores (logits) of one position, (V,), and changes nothing in place.
+The limit is what else decides, such as a grammar (constrain.py). V vocabulary. Every function here takes and gives
+scores (logits) of one position, (V,), and changes nothing in place.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor
 from firsthand.errors import ConfigError, ModelError
 
 NEVER = float("-inf")
+Stage = tuple[str, Callable[[Tensor], Tensor]]  # the name of a step, and what it does: (V,) -> (V,)
 
 
 def repeat_less(logits: Tensor, history: Sequence[int], penalty: float) -> Tensor:
@@ -29,6 +31,27 @@ def repeat_less(logits: Tensor, history: Sequence[int], penalty: float) -> Tenso
     seen = torch.tensor(sorted(set(history)), dtype=torch.long, device=logits.device)
     scores = logits[seen]
     return logits.index_copy(0, seen, torch.where(scores < 0, scores * penalty, scores / penalty))
+
+
+def mention_once(logits: Tensor, history: Sequence[int], penalty: float) -> Tensor:
+    """Scores lowered by the penalty for every token that occurred, however often: (V,) -> (V,).
+
+    Source: OpenAI API reference, "Frequency and presence penalties": mu[j] - (c[j] > 0) * alpha_presence.
+    """
+    return logits - penalty * (_counts(logits, history) > 0)
+
+
+def mention_rarely(logits: Tensor, history: Sequence[int], penalty: float) -> Tensor:
+    """Scores lowered by the penalty each time that a token occurred: (V,) -> (V,).
+
+    Source: OpenAI API reference, "Frequency and presence penalties": mu[j] - c[j] * alpha_frequency.
+    """
+    return logits - penalty * _counts(logits, history)
+
+
+def _counts(logits: Tensor, history: Sequence[int]) -> Tensor:
+    """How often each token occurred."""
+    return torch.bincount(torch.tensor(history, dtype=torch.long), minlength=len(logits)).to(logits)
 
 
 def heat(logits: Tensor, temperature: float) -> Tensor:
@@ -84,13 +107,18 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampler:
-    """How the next token is chosen; None, a top_k of 0, and a penalty of 1 turn a step off."""
+    """How the next token is chosen; None, a top_k of 0, a repetition penalty of 1, and others of 0 turn a step off.
+
+    The repetition penalty counts the prompt too, the other two only what was answered so far.
+    """
 
     temperature: float = 0.8
     top_k: int = 40
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         _between("temperature", self.temperature, 0 <= self.temperature <= 2, "between 0 (greedy) and 2", 16)
@@ -102,6 +130,9 @@ class Sampler:
         if self.repetition_penalty is not None:
             allowed = 0 < self.repetition_penalty <= 10
             _between("repetition_penalty", self.repetition_penalty, allowed, "above 0 and at most 10; usual: 1.2")
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = float(getattr(self, name))
+            _between(name, value, -2 <= value <= 2, "between -2 and 2; usual: 0.1 to 1, 0 turns it off")
 
     def check(self, vocab_size: int) -> None:
         """Refuse what does not fit the vocabulary, before any work."""
@@ -112,12 +143,19 @@ class Sampler:
                 code=17,
             )
 
-    def stages(self, history: Sequence[int] = ()) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
-        """The steps that are on, in their order: a name, and a function (V,) -> (V,)."""
-        stages: list[tuple[str, Callable[[Tensor], Tensor]]] = []
+    def stages(self, history: Sequence[int] = (), begin: int = 0, limit: Stage | None = None) -> list[Stage]:
+        """The steps that are on, in their order; the answer begins at `begin` of the history."""
+        stages: list[Stage] = [] if limit is None else [limit]
         if self.repetition_penalty not in (None, 1):
             penalty = float(self.repetition_penalty)
             stages.append((f"repetition penalty {penalty:g}", partial(repeat_less, history=history, penalty=penalty)))
+        penalties = (
+            ("presence", mention_once, self.presence_penalty),
+            ("frequency", mention_rarely, self.frequency_penalty),
+        )
+        for name, lower, penalty in penalties:
+            if penalty:
+                stages.append((f"{name} penalty {penalty:g}", partial(lower, history=history[begin:], penalty=penalty)))
         stages.append((f"temperature {self.temperature:g}", partial(heat, temperature=self.temperature)))
         if self.top_k:
             stages.append((f"top-k {self.top_k}", partial(keep_top_k, k=self.top_k)))
@@ -127,18 +165,22 @@ class Sampler:
             stages.append((f"min-p {self.min_p:g}", partial(keep_min_p, fraction=self.min_p)))
         return stages
 
-    def steps(self, logits: Tensor, history: Sequence[int] = ()) -> list[Step]:
+    def steps(
+        self, logits: Tensor, history: Sequence[int] = (), begin: int = 0, limit: Stage | None = None
+    ) -> list[Step]:
         """What every step does to the distribution: (V,) -> one `Step` each; `removed` is the mass it takes away."""
         steps = []
-        for name, stage in self.stages(history):
+        for name, stage in self.stages(history, begin, limit):
             changed = stage(logits)
             steps.append(Step(name, logits.softmax(dim=0), changed.softmax(dim=0)))
             logits = changed
         return steps
 
-    def distribution(self, logits: Tensor, history: Sequence[int] = ()) -> Tensor:
+    def distribution(
+        self, logits: Tensor, history: Sequence[int] = (), begin: int = 0, limit: Stage | None = None
+    ) -> Tensor:
         """The probabilities from which the next token is drawn: (V,) -> (V,)."""
-        for _, stage in self.stages(history):
+        for _, stage in self.stages(history, begin, limit):
             logits = stage(logits)
         return logits.softmax(dim=0)
 
@@ -151,7 +193,14 @@ def draw(probabilities: Tensor, generator: torch.Generator) -> int:
     return int(torch.searchsorted(walk, thrown, right=True))
 
 
-def pick(logits: Tensor, sampler: Sampler, history: Sequence[int], generator: torch.Generator) -> int:
+def pick(
+    logits: Tensor,
+    sampler: Sampler,
+    history: Sequence[int],
+    generator: torch.Generator,
+    begin: int = 0,
+    limit: Stage | None = None,
+) -> int:
     """The id of the next token: (V,) -> (), in float64 on the CPU, so that a seed means the same on every device."""
     logits = logits.detach().to("cpu", torch.float64)
     if not logits.isfinite().all():
@@ -160,7 +209,7 @@ def pick(logits: Tensor, sampler: Sampler, history: Sequence[int], generator: to
             f"the model gave the score {float(bad[0])} to {len(bad):,} of {len(logits):,} tokens: its weights are "
             "damaged or its training diverged. Use an earlier checkpoint."
         )
-    return draw(sampler.distribution(logits, history), generator)
+    return draw(sampler.distribution(logits, history, begin, limit), generator)
 
 
 def _between(name: str, value: float, allowed: bool, rule: str, code: int | None = None) -> None:

@@ -18,8 +18,8 @@ from firsthand.lessons import gpt as lesson
 from firsthand.model import sizes
 from firsthand.model.attention import Attention, attention_maps
 from firsthand.model.config import ModelConfig
+from firsthand.run import speak, use
 from firsthand.run import text as texts
-from firsthand.run import use
 from firsthand.run.settings import model_config, read_run
 from firsthand.run.train import prepare, train
 from firsthand.study.embeddings import neighbours
@@ -210,15 +210,15 @@ def generate(trip: Trip) -> dict[str, Any]:
     ways = [(0.0, 0), (0.5, 0), (0.8, 40), (1.0, 0), (1.0, 10), (1.5, 0)]
     spoken = []
     for temperature, top_k in ways:
-        sampling = use.Sampling(48, temperature, top_k, seed=1)
-        text = "".join(use.continued(bundle, PROMPT, sampling))
+        sampling = speak.Sampling(48, temperature, top_k, seed=1)
+        text = "".join(speak.continued(bundle, PROMPT, sampling))
         spoken.append({"temperature": temperature, "top_k": top_k, "text": text})
     ids = torch.from_numpy(bundle.tokenizer.encode(f"{PROMPT} a list of strings.").astype("int64"))[None]
     return {
         "lines": [f"T={way['temperature']:<3} top-k={way['top_k']:<3} {PROMPT}{way['text']!r}" for way in spoken],
         "prompt": PROMPT,
         "spoken": spoken,
-        "choice": use.explain(bundle, PROMPT, use.Sampling(temperature=0.7, top_k=8)),
+        "choice": speak.explain(bundle, PROMPT, speak.Sampling(temperature=0.7, top_k=8)),
         "attention": {
             "tokens": [bundle.tokenizer.decode([id]) for id in ids[0].tolist()],
             "maps": attention_maps(bundle.model, ids).round(decimals=4).tolist(),

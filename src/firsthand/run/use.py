@@ -1,7 +1,6 @@
-"""What can be done with a trained model: load it, let it speak, look at its choices, measure it, describe it."""
+"""What can be done with a trained model: load it, measure it, describe it."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +10,8 @@ from firsthand.checkpoint.bundle import Bundle
 from firsthand.data.tokens import Tokens, windows
 from firsthand.errors import CheckpointError, DataError
 from firsthand.evaluate.loss import Evaluation, validation_loss
-from firsthand.infer import generate as infer
-from firsthand.infer.sample import Sampler
 from firsthand.model import sizes
 from firsthand.run.text import locate, sample_text
-
-TOP = 12  # tokens that `explain` shows at every step
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a continuation is drawn, and where it ends."""
-
-    max_tokens: int = 64
-    temperature: float = 0.8
-    top_k: int = 40
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-
-    @property
-    def sampler(self) -> Sampler:
-        return Sampler(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
 
 
 def load(source: str | Path, device: str = "cpu") -> Bundle:
@@ -55,34 +32,6 @@ def checkpoint_of(source: str | Path) -> Path:
     if found is None:
         raise CheckpointError(f"no checkpoint of {files.shown(path)} is whole: {damaged[0][1]}.", code=22)
     return found
-
-
-def continued(bundle: Bundle, prompt: str, sampling: Sampling) -> Iterator[str]:
-    """What follows the prompt, piece by piece."""
-    return conversation(bundle, sampling).say(prompt)
-
-
-def conversation(bundle: Bundle, sampling: Sampling) -> infer.Conversation:
-    """A growing text: say something, and the model continues."""
-    return infer.Conversation(bundle, sampling.sampler, sampling.max_tokens, sampling.seed, sampling.stop)
-
-
-def explain(bundle: Bundle, prompt: str, sampling: Sampling) -> list[dict[str, Any]]:
-    """What every step of the sampler does to the distribution of the next token, as its likeliest tokens."""
-    shown = []
-    for step in infer.explain(bundle, prompt, sampling.sampler):
-        likeliest = step.before.topk(min(TOP, len(step.before))).indices.tolist()
-        rows = [
-            {
-                "id": id,
-                "token": bundle.tokenizer.decode([id]),
-                "before": float(step.before[id]),
-                "after": float(step.after[id]),
-            }
-            for id in likeliest
-        ]
-        shown.append({"name": step.name, "kept": step.kept, "removed": step.removed, "tokens": rows})
-    return shown
 
 
 def evaluate(source: str | Path, data: str = "") -> dict[str, Any]:
