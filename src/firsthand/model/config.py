@@ -35,6 +35,10 @@ class RopeScaling:
     high_freq_factor: float = 4.0
     original_context_length: int = 8192
 
+    def __post_init__(self):
+        if not (self.factor >= 1 and self.low_freq_factor < self.high_freq_factor and self.original_context_length > 0):
+            raise ModelError(f"{self} needs factor >= 1, low_freq_factor < high_freq_factor and a context", code=34)
+
 
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
