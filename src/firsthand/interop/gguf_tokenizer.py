@@ -34,8 +34,8 @@ def read(metadata: dict[str, Any]) -> Tokenizer:
         )
     if not isinstance(pre, str) or pre not in PRE:
         raise TokenizerError(
-            f"tokenizer.ggml.pre is {files.quoted(pre)}, a way to cut text that is not known here; "
-            f"known are {', '.join(PRE)}. Use the Hugging Face folder of the same model"
+            f"tokenizer.ggml.pre is {files.quoted(pre)}, not {', '.join(list(PRE)[:5])} or a like; "
+            f"its cuts are not known here. Use the Hugging Face folder of the same model"
         )
     names, types = _texts(metadata, "tokens"), metadata.get(f"{PREFIX}token_type")
     if not isinstance(types, np.ndarray) or len(types) != len(names):
