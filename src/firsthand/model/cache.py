@@ -33,8 +33,15 @@ class Bytes(NamedTuple):
 class Cache(Protocol):
     """What a model needs of a cache, and what sampling needs."""
 
-    capacity: int  # tokens a row can take
-    window: int | None  # how many of them a row remembers; None: all
+    @property
+    def capacity(self) -> int:
+        """Tokens a row can take."""
+        ...
+
+    @property
+    def window(self) -> int | None:
+        """How many of them a row remembers; None: all."""
+        ...
 
     @property
     def lengths(self) -> Tensor:

@@ -96,7 +96,7 @@ class GPT(nn.Module):
         """
         if ids.dim() != 2:
             raise ModelError(f"ids have shape {tuple(ids.shape)}; give rows of ids (B, T), for one row ids[None]")
-        positions, mask = self._look(ids, cache, lengths)
+        positions, mask = self._look(ids) if cache is None else self._look_back(ids, cache, lengths)
         x = self.dropout(self._embed(ids, positions))
         this = Pass(self._rotary(positions), mask, cache, self.attend)
         for block in self.blocks:
@@ -106,23 +106,28 @@ class GPT(nn.Module):
             cache.advance()
         return self.norm(x)
 
-    def _look(self, ids: Tensor, cache: Cache | None, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Where the new tokens stand, (T,) when all rows agree, else (B, T); and the mask of what each may look at."""
-        (B, T), window, context = ids.shape, self.config.window, self.config.context_length
-        if cache is None:
-            check_room(0, T, context)
-            positions = torch.arange(T, device=ids.device)
-            return positions, None if (window or T) >= T else visible(positions, positions, window)
-        held, counts = cache.lengths, torch.full((B,), T) if lengths is None else lengths.cpu()
+    def _look(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Where the tokens stand: (T,); and the mask of what each may look at, None where plainly causal."""
+        T, window = ids.shape[1], self.config.window
+        check_room(0, T, self.config.context_length)
+        positions = torch.arange(T, device=ids.device)
+        return positions, None if (window or T) >= T else visible(positions, positions, window)
+
+    def _look_back(self, ids: Tensor, cache: Cache, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The same among what the cache holds: (T,) when all rows agree, else (B, T)."""
+        (B, T), context, held = ids.shape, self.config.context_length, cache.lengths
+        counts = torch.full((B,), T) if lengths is None else lengths.cpu()
         if len(held) != B:
             raise ModelError(f"ids have {B} rows and the cache {len(held)}; make it with batch={B}")
+        if counts.shape != (B,) or (counts < 0).any() or (counts > T).any():
+            raise ModelError(f"lengths are {counts.tolist()}; give {B} numbers from 0 to {T}, the real ids of each row")
         fullest = int((held + counts).argmax())
         check_room(int(held[fullest]), int(counts[fullest]), cache.capacity)
         keys, start = cache.begin(counts, T), int(held[0])
         alike = bool((held == start).all())
         positions = torch.arange(T) + (start if alike else held[:, None])
         positions = positions.clamp(max=context - 1).to(ids.device)  # only padding can stand beyond
-        window, S = min(window or context, cache.window or context), keys.shape[-1]
+        S, window = keys.shape[-1], min(self.config.window or context, cache.window or context)
         plain = alike and keys.dim() == 1 and start + T == S and T in (1, S) and window >= S
         return positions, None if plain else visible(positions, keys.to(ids.device), window)
 
