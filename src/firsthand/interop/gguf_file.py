@@ -195,8 +195,7 @@ def _info(cursor: Cursor) -> tuple[str, tuple[Kind, tuple[int, ...], int]]:
     shape = struct.unpack(f"<{axes}Q", cursor.take(8 * axes))
     code, offset = cursor.unsigned(4), cursor.unsigned(8)
     if code not in CODES:
-        mend = "Take one of these, or requantize it with llama.cpp"
-        raise Refused(f"its numbers are of kind {code}; read are {', '.join(KINDS)}", 18, mend)
+        raise Refused(f"kind {code} of numbers is not read; {', '.join(KINDS)} are", 18, "Requantize it")
     kind = CODES[code]
     if min(shape) < 1 or prod(shape) >= 1 << 60:  # Python's integers do not overflow
         raise Refused(f"tensor {shown} would have {prod(shape):.3g} numbers")
