@@ -5,7 +5,7 @@
       config.json          the shape: the fields of ModelConfig
       tokenizer.json       the tokenizer, which other programs can read too
       chat_template.jinja  only of a chat model: how turns become text, in the form other programs use
-    firsthand.json       where it comes from: versions, tokenizer fingerprint, data, parent, settings
+      firsthand.json       where it comes from: versions, tokenizer, data, parent, settings, layers replaced
       optim.safetensors    only of a checkpoint: what the optimiser remembers
       state.json           only of a checkpoint: step, position in the data, random states
       MANIFEST.json        bytes and SHA-256 of all the above
@@ -17,6 +17,7 @@ weights in. Nothing in a checkpoint is code.
 import json
 import platform
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from torch import Tensor
 from firsthand import __version__, files
 from firsthand.errors import CheckpointError, ModelError, nearest
 from firsthand.files import tensors as stored
-from firsthand.model.assemble import assemble, hollow, weights
+from firsthand.linear.kinds import replay
+from firsthand.model.assemble import Change, assemble, hollow, weights
 from firsthand.model.config import ModelConfig
 from firsthand.model.gpt import GPT
 from firsthand.tokenizer import tokenizer_json
@@ -70,7 +72,7 @@ def save(
         "model.safetensors": write_model,
         "config.json": _json(asdict(model.config)),
         "tokenizer.json": tokenizer_json.write(tokenizer),
-        "firsthand.json": _json({**_origin(tokenizer), **about}),
+        "firsthand.json": _json({**_origin(tokenizer), **about, **({"swaps": model.swaps} if model.swaps else {})}),
     }
     if template is not None:
         content[TEMPLATE] = template
@@ -97,8 +99,9 @@ def load(directory: Path | str, device: str = "cpu", dtype: torch.dtype | None =
     tokenizer = Tokenizer.load(directory / "tokenizer.json")
     config = _config(directory / "config.json")
     _same_vocabulary(directory, tokenizer.vocab_size, config.vocab_size)
-    template = files.read_file(directory / TEMPLATE).decode() if TEMPLATE in manifest["files"] else None
-    model = _model(directory / "model.safetensors", config, device, dtype)
+    template = files.read_text(directory / TEMPLATE) if TEMPLATE in manifest["files"] else None
+    change = partial(replay, swaps=about.get("swaps", []))
+    model = _model(directory / "model.safetensors", config, change, device, dtype)
     return Bundle(model, tokenizer, about, directory, template)
 
 
@@ -109,10 +112,10 @@ def load_training(directory: Path | str) -> tuple[dict[str, Tensor], dict]:
     return stored.read(directory / "optim.safetensors"), _read_json(directory / "state.json")
 
 
-def _model(path: Path, config: ModelConfig, device: str, dtype: torch.dtype | None) -> GPT:
-    """The model of a config with the weights of a file."""
-    hollow(config, {name: entry["shape"] for name, entry in stored.header(path).items()}, files.shown(path))
-    return assemble(config, stored.read(path, device), files.shown(path), dtype)
+def _model(path: Path, config: ModelConfig, change: Change, device: str, dtype: torch.dtype | None) -> GPT:
+    """The model of a config, changed as it once was, with the weights of a file."""
+    hollow(config, {name: entry["shape"] for name, entry in stored.header(path).items()}, files.shown(path), change)
+    return assemble(config, stored.read(path, device), files.shown(path), dtype, change)
 
 
 def _config(path: Path) -> ModelConfig:

@@ -23,6 +23,10 @@ EXPLANATIONS = {
         "A checkpoint is written beside the old ones before any of them is deleted, so there must be room for one "
         "more. Free space, keep fewer (train.keep=1), or write elsewhere (out=...)."
     ),
+    "FH006": (
+        "A pattern for layers matched nothing. Patterns are names such as attention.q, mlp.up or head, with * for "
+        "anything: attention.* means q, k, v and o of every block, blocks.3.* one block."
+    ),
     "FH012": (
         "The disk became full while a checkpoint was written. The half-written one was removed, the one before is "
         "whole. Free space and go on with --resume."
@@ -84,5 +88,10 @@ EXPLANATIONS = {
     "FH038": (
         "Memory ran out. Halve train.batch_size and double train.accumulate (the result stays the same), or "
         "recompute activations with train.checkpointing=true, or use train.dtype=bfloat16."
+    ),
+    "FH041": "A LoRA adapter of so high a rank would learn more numbers than the layer it stands around has.",
+    "FH042": (
+        "An adapter cannot be added into quantized weights without rounding them again, which would change the model. "
+        "Merge it into the original model, then quantize that."
     ),
 }

@@ -1,0 +1,1 @@
+"""What may stand where a Linear stood: adapters, and layers of fewer bits."""

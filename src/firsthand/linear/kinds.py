@@ -1,0 +1,51 @@
+"""What can stand where a Linear stood, by name; what was done to a model is remembered, so that it can be done again.
+
+`model.swaps` is plain data and goes into the checkpoint: {"kind": "lora", "patterns": [...], "settings": {...}}, in
+order. A loaded model is built by its config, changed by this list, and then given its weights; no file names a class.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from firsthand.errors import CheckpointError, ModelError
+from firsthand.linear import lora
+from firsthand.linear.swap import swap
+from firsthand.model.gpt import GPT
+
+KINDS: dict[str, Callable[[nn.Module, dict[str, Any]], nn.Module]] = {
+    "lora": lora.over,
+}
+
+
+def change(model: GPT, kind: str, patterns: Sequence[str], settings: dict[str, Any]) -> list[str]:
+    """Replace the layers that match by another kind, and remember it; the names of what was replaced."""
+    if kind not in KINDS:
+        raise ModelError(f"a layer of kind {str(kind)[:40]!r} is unknown here; known: {', '.join(KINDS)}")
+    places = swap(model, patterns, lambda layer: KINDS[kind](layer, settings))
+    model.swaps.append({"kind": kind, "patterns": list(patterns), "settings": settings})
+    return places
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Change:
+    """One entry of `model.swaps`, as it is read from a file."""
+
+    kind: str
+    patterns: list[str]
+    settings: dict[str, Any]
+
+
+def replay(model: GPT, swaps: Sequence[dict[str, Any]]) -> None:
+    """Do to a fresh model, in the same order, what was once done to another. The list may be anybody's."""
+    try:
+        for done in TypeAdapter(list[Change]).validate_python(swaps):
+            change(model, done.kind, done.patterns, done.settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part)[:40] for part in first["loc"])
+        message = f"firsthand.json: what replaced the layers does not hold: {place}: {first['msg'][:80]}"
+        raise CheckpointError(message, code=33) from error
