@@ -123,10 +123,10 @@ MIXED = {"use_sliding_window": True, "layer_types": ["full_attention", "sliding_
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"architectures": ["PhiForCausalLM"]}, "architecture 'PhiForCausalLM', model_type None; this reads GPT2LMH"),
-        ({"model_type": "bert"}, "model_type 'bert'; this reads GPT2LMHeadModel, LlamaForCausalLM"),
+        ({"architectures": ["PhiForCausalLM"]}, "architecture 'PhiForCausalLM'; this reads GPT2LMHeadModel, Llama-"),
+        ({"model_type": "bert"}, "model_type 'bert'; this reads GPT2LMHeadModel, Llama-, Mistral-"),
         ({"architectures": 5}, "model_type None; this reads"),
-        (LLAMA | {"model_type": "phi3"}, "architecture 'LlamaForCausalLM', model_type 'phi3'"),
+        (LLAMA | {"model_type": "phi3"}, "model_type 'phi3'; this reads"),
         (LLAMA | {"hidden_act": "gelu"}, "hidden_act 'gelu'; only 'silu' or 'swish' can be computed here"),
         (LLAMA | {"attention_bias": True}, "mlp_bias False; only True"),
         (LLAMA | {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type 'linear'; only None or 'default' or"),

@@ -155,13 +155,12 @@ def architecture_of(fields: Mapping[str, Any], where: str) -> str:
     given, kind = fields.get("architectures"), fields.get("model_type")
     of_type = {kind: name for name, kind in TYPES.items()}
     name = given[0] if isinstance(given, list) and given else of_type.get(kind) if isinstance(kind, str) else None
-    if isinstance(name, str) and name in TYPES and kind in (None, TYPES[name]):
+    known = isinstance(name, str) and name in TYPES
+    if known and kind in (None, TYPES[name]):
         return name
-    said = f"architecture {files.quoted(name)}, model_type" if name is not None else "model_type"
-    raise CheckpointError(
-        f"{where} says {said} {files.quoted(kind)}; this reads {', '.join(TYPES)}. Use a model of one of these",
-        code=18,
-    )
+    said = f"model_type {files.quoted(kind)}" if known or name is None else f"architecture {files.quoted(name)}"
+    allowed = "GPT2LMHeadModel, Llama-, Mistral-, Qwen2- and Qwen3ForCausalLM"
+    raise CheckpointError(f"{where} says {said}; this reads {allowed}. Use one of them", code=18)
 
 
 def _gated(keys: Keys, kind: str, shape: dict[str, Any]) -> dict[str, Any]:
