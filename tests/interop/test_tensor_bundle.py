@@ -195,7 +195,7 @@ def test_a_table_that_lies_with_right_checksums_is_refused(tmp_path, what):
 
 FULL = [writer.FLOAT, (2, 3), 0, 0, 24, writer.sum_of(bytes(24))]
 LIES = {  # what is wrong -> header, entries, words
-    "text": (None, {b"t": [writer.STRING, *FULL[1:]]}, ["tensor 't' has type 7"]),
+    "text": (None, {b"t": [writer.STRING, *FULL[1:]]}, ["tensor 't' has type 7; known are 1, 2, 3, 9, 14, 19"]),
     "no type": (None, {b"t": b""}, ["type 0"]),
     "a shape too large": (None, {b"t": [1, (2, 4), *FULL[2:]]}, ["has 24 bytes", "[2, 4]"]),
     "a negative axis": (None, {b"t": [1, (2**64 - 1, 3), *FULL[2:]]}, ["has 24 bytes"]),

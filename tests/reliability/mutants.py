@@ -4,7 +4,11 @@ import json
 import random
 
 NUMBERS = [0, -1, 1, 2, 7, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64 - 1, 10**30, 0.5, -0.0, 1e308, True]
+NUMBERS += [-(2**63), 2**31 - 1, 10**400]
 WORDS = [None, "", "F32", "F64", "BOOL", "x" * 5000, "../../etc/passwd", "\0", "\ud800", [], {}, [[]], [1, 2]]
+WORDS += ["/etc/passwd", "a/../../b", "C:\\b", "a\nb\x1b[2J\u202e", "\u00e9" * 300, {"a": {"b": [None]}}]
+DEEP, LONG, NAN, TWICE = "\1deep", "\1long", "\1nan", "\1twice "  # of these json.dumps writes what no value is
+RAW = {DEEP: "[" * 20_000 + "]" * 20_000, LONG: "9" * 5000, NAN: "NaN"}
 TEXTS = [b"NaN", b"1e999", b"Infinity", b"[" * 3000, b"9" * 5000, b"null", b"\xff", b"\\u0000", b'"', b"{}", b"true"]
 
 
@@ -55,6 +59,33 @@ def tree_of(value: object, chance: random.Random) -> object:
             case _:
                 holder[key] = copy_of(chance.choice([*NUMBERS, *WORDS]))
     return value
+
+
+def json_of(value: object, chance: random.Random) -> bytes:
+    """JSON of a changed copy of a value; or JSON as no program writes it: a key twice, endless numbers or nesting."""
+    value = tree_of(value, chance)
+    if chance.randrange(8) == 0 and (places := list(places_in(value))):
+        holder, key = chance.choice(places)
+        if isinstance(holder, dict) and chance.randrange(2):
+            holder[TWICE + key] = copy_of(holder[key])
+        else:
+            holder[key] = chance.choice((DEEP, LONG, NAN))
+    text = json.dumps(value)
+    for name, raw in RAW.items():
+        text = text.replace(json.dumps(name), raw)
+    return text.replace(json.dumps(TWICE)[:-1], '"').encode()
+
+
+def numbers_of(data: bytes, places: list[tuple[int, int]], chance: random.Random) -> bytes:
+    """A copy with one or a few little-endian numbers changed, each given by its place and width in bytes."""
+    data = bytearray(data)
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        at, width = chance.choice(places)
+        top, now = 1 << 8 * width, int.from_bytes(data[at : at + width], "little")
+        near = now + chance.choice((-1, 1, 8, 1 << chance.randrange(8 * width)))
+        far = chance.choice((0, 1, top // 2 - 1, top // 2, top - 1, len(data), chance.randrange(top)))
+        data[at : at + width] = (chance.choice((near, far)) % top).to_bytes(width, "little")
+    return bytes(data)
 
 
 def copy_of(value):

@@ -18,7 +18,7 @@ is not repeated.
 
 from firsthand.files.directory import MANIFEST, discard, publish, verify
 from firsthand.files.lock import RunLock
-from firsthand.files.read import open_regular, parse_json, read_file, safe_join, sha256, short_integer
+from firsthand.files.read import open_regular, parse_json, read_file, read_text, safe_join, sha256, short_integer
 from firsthand.files.runs import checkpoints, newest, retire, set_aside, sweep
 from firsthand.files.words import amount, quoted, shown
 from firsthand.files.write import Content, append_line, cut_lines, free_bytes, require_space, write_file
@@ -39,6 +39,7 @@ __all__ = [
     "publish",
     "quoted",
     "read_file",
+    "read_text",
     "require_space",
     "retire",
     "safe_join",

@@ -58,6 +58,14 @@ def read_file(path: Path | str, limit: int | None = JSON_BYTES) -> bytes:
     return data
 
 
+def read_text(path: Path | str) -> str:
+    """The text of a plain file in UTF-8."""
+    try:
+        return read_file(path).decode()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{shown(path)} is not UTF-8 (byte {error.start:,}). Fetch it again") from error
+
+
 def short_integer(text: str) -> int:
     """An integer of JSON, of a length that takes no noticeable time."""
     if len(text) > LONGEST_INTEGER:

@@ -63,7 +63,7 @@ def theirs(name: str) -> str:
 
 def ours(name: str) -> str | None:
     """Our name of a tensor in GGUF, None if it has none: "blk.0.ffn_up.weight" -> "blocks.0.mlp.up.weight"."""
-    found = re.fullmatch(r"(?:blk\.([0-9]{1,4})\.)?([a-z_]+)\.(weight|bias)", name)
+    found = re.fullmatch(r"(?:blk\.(0|[1-9][0-9]{0,3})\.)?([a-z_]+)\.(weight|bias)", name)
     layer, part, kind = found.groups() if found else (None, "", "")
     if part not in OURS or (OURS[part] in PARTS) != (layer is not None):
         return None

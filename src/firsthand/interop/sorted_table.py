@@ -26,6 +26,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from firsthand.errors import CheckpointError
+from firsthand.files import quoted
 from firsthand.tokenizer.compiled import compiled, load64
 
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
@@ -131,7 +132,7 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise CheckpointError(f"a key of {shared:,} + {unshared:,} bytes follows one of {len(key)}")
         before, key = key, key[:shared] + cursor.take(unshared)
         if key <= before and not first:
-            raise CheckpointError(f"key {key[:30]!r} stands after {before[:30]!r}: a table is sorted")
+            raise CheckpointError(f"key {quoted(key)} stands after {quoted(before)}: a table is sorted")
         first = False
         yield key, cursor.take(size)
 

@@ -127,7 +127,7 @@ def _listing(table: dict[bytes, bytes]) -> tuple[int, dict[str, Entry]]:
         try:
             name = key.decode()
         except UnicodeDecodeError:
-            raise CheckpointError(f"the name {key[:30]!r} is not UTF-8") from None
+            raise CheckpointError(f"the name {files.quoted(key)} is not UTF-8") from None
         entries[name] = _entry(name, _fields(value, ENTRY), count)
     return count, entries
 
@@ -136,7 +136,7 @@ def _entry(name: str, fields: Fields, count: int) -> Entry:
     """One tensor, after its numbers agreed with each other."""
     shown, kind = files.quoted(name), _one(fields, 1)
     if kind not in DTYPES:
-        raise CheckpointError(f"tensor {shown} has type {kind}, known are {DTYPES}".replace("torch.", ""))
+        raise CheckpointError(f"tensor {shown} has type {kind:,}; known are {', '.join(map(str, DTYPES))}")
     axes = [_one(_fields(axis, AXIS), 1) for axis in _fields(_one(fields, 2, b""), SHAPE).get(2, [])]
     entry = Entry(DTYPES[kind], tuple(axes), *(_one(fields, number) for number in (3, 4, 5, 6)))
     if entry.file >= count:

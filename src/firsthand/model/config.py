@@ -100,7 +100,7 @@ def _out_of_range(config: ModelConfig) -> dict[str, str]:
     """Field -> what is wrong with its value alone."""
     given = {name: getattr(config, name) for name in LIMITS}
     return {
-        name: f"{name} {given[name]} is out of range; use {low:,} to {high:,}"
+        name: f"{name} {given[name]!s:.20} is out of range; use {low:,} to {high:,}"
         for name, (low, high) in LIMITS.items()
         if given[name] is not None and not low <= given[name] <= high  # NaN is in no range
     }

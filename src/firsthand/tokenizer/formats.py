@@ -171,7 +171,7 @@ def read_ranks(path: Path, pattern: str | None, special_tokens: dict[str, int] |
         if line:
             token, rank = parse_rank(line, number)
             if ranks.setdefault(token, rank) != rank:
-                raise TokenizerError(f"line {number}: the token {token[:40]!a} stands twice")
+                raise TokenizerError(f"line {number}: the token {files.quoted(token)} stands twice")
     checked_ids(ranks)
     if taken := set(ranks.values()) & set(special.values()):
         raise TokenizerError(f"rank {min(taken)} is the id of a special token too; give other special_tokens")

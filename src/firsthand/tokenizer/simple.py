@@ -38,7 +38,7 @@ def listed(kind: str, tokens: Sequence[str], special_tokens: Sequence[str]) -> l
             "tokens must be different and not empty, special_tokens a list of names"
         )
     if half := [entry for entry in entries if not entry.isascii() and re.search("[\ud800-\udfff]", entry)]:
-        raise TokenizerError(f"the {kind} vocabulary holds {half[0][:20]!a}, half of a surrogate pair; it has no UTF-8")
+        raise TokenizerError(f"the {kind} vocabulary holds {half[0][:3]!a}, half of a surrogate pair; it has no UTF-8")
     return entries
 
 
@@ -70,7 +70,7 @@ def in_parts(text: str, special_tokens: dict[str, int], allow_special: bool) -> 
 class CharTokenizer:
     """One id for each character: "hello" with the characters e h l o -> 1 0 2 2 3."""
 
-    kind = "char"
+    kind, begin, shown = "char", None, frozenset[str]()
 
     def __init__(self, tokens: Sequence[str], special_tokens: Sequence[str] = ()):
         self.entries = listed("char", tokens, special_tokens)
@@ -145,7 +145,7 @@ class CharTokenizer:
 class WordTokenizer:
     """One id for each word and each sign: "Hello, world." -> Hello | , | world | . ; unknown words become <|unk|>."""
 
-    kind = "word"
+    kind, begin, shown = "word", None, frozenset[str]()
 
     def __init__(self, tokens: Sequence[str], special_tokens: Sequence[str] = (UNKNOWN, END_OF_TEXT)):
         self.entries = listed("word", tokens, special_tokens)

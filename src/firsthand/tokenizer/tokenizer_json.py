@@ -15,6 +15,7 @@ import json
 from typing import Any
 
 from firsthand.errors import TokenizerError
+from firsthand.files import quoted
 from firsthand.tokenizer.bpe import Tokenizer
 from firsthand.tokenizer.simple import SIGNS, SPACES, UNKNOWN, CharTokenizer, WordTokenizer
 from firsthand.tokenizer.split import PATTERNS, SPELLINGS
@@ -39,7 +40,7 @@ def raw(text: str) -> bytes:
         return bytes([BYTES[character] for character in text])
     except KeyError as error:
         raise TokenizerError(
-            f"token {text[:40]!a} holds {error.args[0]!a}, which stands for no byte; "
+            f"token {quoted(text)} holds {error.args[0]!a}, which stands for no byte; "
             "only byte-level vocabularies can be read, and special tokens must be in added_tokens"
         ) from None
 
@@ -94,10 +95,9 @@ def document(tokenizer: AnyTokenizer) -> dict[str, Any]:
 
 def listing(tokenizer: AnyTokenizer) -> list[dict[str, Any]]:
     """The special tokens as the file lists them."""
-    shown = tokenizer.shown if isinstance(tokenizer, Tokenizer) else ()
     no = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return [
-        {"id": token, "content": name} | no | {"special": name not in shown}
+        {"id": token, "content": name} | no | {"special": name not in tokenizer.shown}
         for name, token in sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
     ]
 
@@ -170,9 +170,9 @@ def checked_ids(vocab: dict[str, Any]) -> dict[str, int]:
     most = min(MOST_TOKENS, 2 * len(vocab) + 1024)
     for token, number in vocab.items():
         if type(number) is not int or not 0 <= number < most:
-            raise TokenizerError(f"token {token[:40]!a} has id {number!r:.40}; ids are numbers from 0 to {most - 1:,}")
+            raise TokenizerError(f"token {quoted(token)} has id {number!r:.40}; ids are numbers from 0 to {most - 1:,}")
         if number in used:
-            raise TokenizerError(f"tokens {used[number][:40]!a} and {token[:40]!a} share the id {number}")
+            raise TokenizerError(f"tokens {quoted(used[number])} and {quoted(token)} share the id {number}")
         used[number] = token
     return vocab
 
@@ -188,9 +188,9 @@ def added_tokens(file: dict[str, Any]) -> dict[str, int]:
             raise TokenizerError(f"added_tokens holds {token!r:.60}; each needs an id and a content")
         for name in ("single_word", "lstrip", "rstrip"):
             if token.get(name):
-                raise TokenizerError(f"added token {token['content'][:40]!a} has {name}, which cannot be done here")
+                raise TokenizerError(f"added token {quoted(token['content'])} has {name}, which cannot be done here")
         if token["content"] in added:
-            raise TokenizerError(f"added token {token['content'][:40]!a} stands twice")
+            raise TokenizerError(f"added token {quoted(token['content'])} stands twice")
         added[token["content"]] = token.get("id")
     return added
 
@@ -242,8 +242,8 @@ def read_pattern(pre_tokenizer: Any) -> str:
                 if {"invert": False} | cuts[0] == wanted or cuts[0] == wanted | {"behavior": "Removed", "invert": True}:
                     return SPELLINGS[expression]
     raise TokenizerError(
-        f"pre_tokenizer {json.dumps(pre_tokenizer):.70} is none we know exactly; the known ones cut like "
-        f"{', '.join(PATTERNS)} and then take bytes (ByteLevel without add_prefix_space)"
+        f"pre_tokenizer {json.dumps(pre_tokenizer):.40} is none we know exactly; known are "
+        f"{', '.join(PATTERNS)}, each before ByteLevel"
     )
 
 
@@ -253,7 +253,7 @@ def read_bpe(model: dict[str, Any], added: dict[str, int]) -> tuple[list[bytes],
     for name in added:
         if model["vocab"].get(name, added[name]) != added[name]:
             raise TokenizerError(
-                f"added token {name[:40]!a} has the ids {added[name]} and {model['vocab'][name]!r:.20}"
+                f"added token {quoted(name)} has the ids {added[name]} and {model['vocab'][name]!r:.20}"
             )
     tokens = [b""] * (max(ids.values(), default=-1) + 1)
     for text, number in ids.items():
@@ -276,7 +276,7 @@ def read_merges(merges: list[Any], ids: dict[str, int]) -> list[tuple[int, int]]
             raise TokenizerError(f"merge {at} is {merge!r:.60}; it must be two tokens")
         for part in parts:
             if part not in ids:
-                raise TokenizerError(f"merge {at} joins {part[:40]!a}, which is no ordinary token of the vocabulary")
+                raise TokenizerError(f"merge {at} joins {quoted(part)}, which is no ordinary token of the vocabulary")
         if found.setdefault((ids[parts[0]], ids[parts[1]]), at) != at:
             raise TokenizerError(f"merge {at} stands twice: {merge!r:.60}")
     return list(found)
