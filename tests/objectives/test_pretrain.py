@@ -1,6 +1,7 @@
 """The next-token objective: its batch, its loss against the plain form, and its gradient."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck
 
 from firsthand.errors import DataError
+from firsthand.linear import lora
+from firsthand.linear.kinds import change
 from firsthand.objectives.base import IGNORE, Batch
 from firsthand.objectives.pretrain import CrossEntropy, Pretrain, token_loss
 from tests.kit import gap, ids, tiny
@@ -50,10 +53,14 @@ def test_one_loss_by_hand():
     assert scores.grad.tolist()[0] == pytest.approx([0.25 - 1.0, 0.75], abs=1e-12)
 
 
-@pytest.mark.parametrize("room", [2**30, 11, 1, 23])
-def test_the_loss_is_that_of_the_plain_form_however_it_is_cut(room):
+def head(weight):
+    return partial(F.linear, weight=weight)
+
+
+@pytest.mark.parametrize("rows", [2**30, 1, 2, 5])
+def test_the_loss_is_that_of_the_plain_form_however_it_is_cut(rows):
     hidden, weight, targets = drawn()
-    ours = token_loss(hidden, weight, targets, room)
+    ours = token_loss(hidden, head(weight), targets, rows)
     expected = plain(hidden, weight, targets)
     assert gap(ours.detach(), expected.detach()) < 1e-10
     for mine, theirs in zip(
@@ -66,7 +73,7 @@ def test_the_loss_is_that_of_the_plain_form_however_it_is_cut(room):
 
 def test_the_gradient_is_that_of_finite_differences():
     hidden, weight, targets = drawn(B=2, T=2, C=3, V=5)
-    assert gradcheck(lambda h, w: token_loss(h, w, targets), [hidden, weight])
+    assert gradcheck(lambda h, w: token_loss(h, head(w), targets), [hidden, weight])
 
 
 def test_scores_of_any_size_give_a_finite_loss():
@@ -83,7 +90,7 @@ def test_a_nan_in_the_scores_is_not_hidden():
 def test_in_bfloat16_only_the_scores_are_rounded():
     hidden, weight, targets = drawn(B=4, T=32, C=48, V=211, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        ours = token_loss(hidden, weight, targets)
+        ours = token_loss(hidden, head(weight), targets)
         scores = F.linear(hidden, weight).flatten(0, 1)
     expected = F.cross_entropy(scores.float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")
     assert ours.dtype == torch.float32
@@ -95,6 +102,19 @@ def test_the_loss_of_a_model_is_that_of_its_logits():
     loss = Pretrain().loss(model, batch)
     expected = F.cross_entropy(model(batch.inputs).flatten(0, 1), batch.targets.flatten(), reduction="sum")
     assert gap(loss.total.detach(), expected.detach()) < 1e-10
+
+
+def test_whatever_stands_as_the_head_is_what_learns():
+    model, batch = tiny("llama"), Pretrain().collate(list(ids(3, 8).numpy()))
+    change(model, "lora", ["head"], {"rank": 2})
+    lora.initialise(model, "default", seed=0)
+    model.head.adapter("default").b.data.fill_(0.1)
+    loss = Pretrain().loss(model, batch).total
+    expected = F.cross_entropy(model(batch.inputs).flatten(0, 1), batch.targets.flatten(), reduction="sum")
+    assert gap(loss.detach(), expected.detach()) < 1e-10
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    for a, b in zip(torch.autograd.grad(loss, learned), torch.autograd.grad(expected, learned), strict=True):
+        assert gap(a, b) < 1e-10
 
 
 def test_a_row_that_is_ignored_changes_neither_loss_nor_gradient():
@@ -114,4 +134,4 @@ def test_a_row_that_is_ignored_changes_neither_loss_nor_gradient():
 def test_evaluation_needs_no_gradient():
     hidden, weight, targets = drawn()
     with torch.no_grad():
-        assert not token_loss(hidden, weight, targets).requires_grad
+        assert not token_loss(hidden, head(weight), targets).requires_grad

@@ -3,12 +3,11 @@
 B rows, T positions, N = B T, C width, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -37,26 +36,26 @@ class Pretrain:
 
     def loss(self, model: Any, batch: Batch) -> Loss:
         """Minus log-probability of every target, summed over the batch, in nats."""
-        return Loss(token_loss(model.hidden(batch.inputs), model.head.weight, batch.targets))
+        rows = max(1, ROOM // model.config.vocab_size)
+        return Loss(token_loss(model.hidden(batch.inputs), model.head, batch.targets, rows))
 
 
-def token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, room: int = ROOM) -> Tensor:
-    """Head and cross-entropy: (B, T, C), (V, C), (B, T) -> sum over all targets that are not IGNORE.
+def token_loss(hidden: Tensor, head: Callable[[Tensor], Tensor], targets: Tensor, rows: int = ROOM) -> Tensor:
+    """Head and cross-entropy: (B, T, C), the head (N, C) -> (N, V), (B, T) -> sum over all targets not IGNORE.
 
     The scores (N, V) are the largest tensor of a training step. They exist once, in the arithmetic of the head, and
-    become their own gradient there; never as float32 (B, T, V). Above `room` scores they exist only piece by piece.
+    become their own gradient there; never as float32 (B, T, V). Above `rows` positions they exist only piece by piece.
     """
     hidden, targets = hidden.flatten(0, -2), targets.flatten()  # (N, C), (N,)
-    rows = max(1, room // len(weight))
     if len(hidden) <= rows:
-        return _piece(hidden, weight, targets)
+        return _piece(hidden, head, targets)
     pieces = zip(hidden.split(rows), targets.split(rows), strict=True)
-    totals = [checkpoint(_piece, h, weight, t, use_reentrant=False) for h, t in pieces]
+    totals = [checkpoint(_piece, h, head, t, use_reentrant=False) for h, t in pieces]
     return torch.stack(totals).sum()
 
 
-def _piece(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    return CrossEntropy.apply(F.linear(hidden, weight), targets)
+def _piece(hidden: Tensor, head: Callable[[Tensor], Tensor], targets: Tensor) -> Tensor:
+    return CrossEntropy.apply(head(hidden), targets)
 
 
 class CrossEntropy(torch.autograd.Function):
