@@ -1,58 +1,21 @@
 """Generation: cached equals recomputed, nothing half is shown, and a seed is a promise."""
 
-from dataclasses import replace
 from itertools import islice, product
-from pathlib import Path
+from math import log
 
 import pytest
 import torch
-from kit import SMALL, VARIANTS, gap
+from kit import VARIANTS, gap
+from speakers import END, bundle, bytes_tokenizer, forgetful
 
 from firsthand.checkpoint.bundle import Bundle
 from firsthand.errors import ConfigError, ModelError
 from firsthand.infer.draw import chooser, draw, next_scores
-from firsthand.infer.generate import Sampling, Token, explain, generate, stream, tokens
+from firsthand.infer.generate import Sampling, Writer, explain, generate, stream, tokens
 from firsthand.infer.sample import Sampler
 from firsthand.infer.stop import UntilStop
 from firsthand.infer.talk import Text
 from firsthand.model.cache import GrowingCache, StaticCache
-from firsthand.model.gpt import GPT
-from firsthand.tokenizer.bpe import Tokenizer
-
-END = 258
-CONTEXT = 47
-
-
-def bytes_tokenizer(special: dict[str, int] | None = None) -> Tokenizer:
-    """Every byte, two merged tokens, and the end of text."""
-    tokens = [bytes([byte]) for byte in range(256)] + [b"th", b"the"]
-    special = {"<|endoftext|>": END} if special is None else special
-    tokens += [name.encode() for name in special]
-    return Tokenizer(tokens, [(ord("t"), ord("h")), (256, ord("e"))], "gpt2", special)
-
-
-def bundle(variant: str = "llama", seed: int = 0) -> Bundle:
-    """A tiny model with random weights, so that it writes random bytes: the hardest text to stream."""
-    model = GPT(replace(VARIANTS[variant], vocab_size=END + 1, context_length=CONTEXT)).to(torch.float64)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.4, generator=generator)
-    return Bundle(model.eval(), bytes_tokenizer(), {}, Path("nowhere"))
-
-
-def forgetful(shares: dict[str, float], end: float) -> Bundle:
-    """A model that gives fixed probabilities to a few letters and to the end of text, whatever came before."""
-    config = replace(SMALL, vocab_size=END + 1, context_length=CONTEXT, tied=False)
-    model = GPT(config).to(torch.float64).eval()
-    with torch.no_grad():
-        model.norm.weight.zero_()
-        model.norm.bias.copy_(torch.eye(24)[0])  # the head reads (1, 0, 0, ...)
-        model.head.weight.fill_(-60.0)  # e^-60: never
-        for letter, share in shares.items():
-            model.head.weight[ord(letter), 0] = torch.tensor(share).log()
-        model.head.weight[END, 0] = torch.tensor(max(end, 1e-26)).log()
-    return Bundle(model, bytes_tokenizer(), {}, Path("nowhere"))
 
 
 def draw_ids(model, ids, sampler, generator, cache=None):
@@ -235,7 +198,76 @@ def test_a_conversation_that_outgrows_the_context_is_refused_and_stays_whole():
     assert talk.writer.ids == before
 
 
+def test_the_stream_is_a_view_of_the_tokens():
+    it = bundle()
+    for seed in range(4):
+        events = list(tokens(it, "the", Sampling(30, 1.5, 0, seed=seed, stop="e")))
+        assert [token.text for token in events if token.text] == list(
+            stream(it, "the", 30, 1.5, 0, seed=seed, stop="e")
+        )
+        assert [token.finish for token in events[:-1]] == [None] * (len(events) - 1)
+
+
+@pytest.mark.parametrize(
+    "shares, end, settings, finish, count",
+    [
+        ({"a": 1.0}, 0, {"max_tokens": 7}, "length", 7),
+        ({"a": 0.1}, 0.9, {"max_tokens": 7}, "end", 1),
+        ({"a": 1.0}, 0, {"max_tokens": 7, "stop": "aaa"}, "stop", 3),
+        ({"a": 1.0}, 0, {"max_tokens": 3, "stop": "aaa"}, "stop", 3),  # complete with the last token
+        ({"a": 1.0}, 0, {"max_tokens": 2, "stop": "aaa"}, "length", 2),
+    ],
+)
+def test_the_last_token_says_how_the_answer_ended(shares, end, settings, finish, count):
+    events = list(tokens(forgetful(shares, end), "x", Sampling(temperature=0, **settings)))
+    assert len(events) == count
+    assert events[-1].finish == finish
+    assert words(events) == ("" if finish != "length" else "a" * count)
+
+
+def test_logprobs_are_those_of_the_model_before_every_step_of_the_sampler():
+    it = forgetful({"a": 0.5, "b": 0.3, "c": 0.2}, end=0)
+    strange = Sampling(6, 2.0, 2, repetition_penalty=5.0, presence_penalty=2, seed=1, logprobs=2)
+    for token in tokens(it, "x", strange):
+        assert token.logprob == pytest.approx(log({"a": 0.5, "b": 0.3, "c": 0.2}[chr(token.id)]), abs=1e-6)
+        assert [id for id, _ in token.top] == [ord("a"), ord("b")]
+        assert [value for _, value in token.top] == pytest.approx([log(0.5), log(0.3)], abs=1e-6)
+
+
+def test_a_model_ends_at_each_of_its_ends():
+    it = forgetful({"a": 0.4, "b": 0.6}, end=0)
+    other = type(it)(it.model, it.tokenizer, {"ends": [END, ord("b")]}, it.path)
+    events = list(tokens(other, "x", Sampling(9, 0)))
+    assert [(token.id, token.text, token.finish) for token in events] == [(ord("b"), "", "end")]
+
+
+def test_what_two_prompts_share_is_read_once():
+    it = bundle()
+    writer = Writer(it, Sampling(4, 0, repetition_penalty=3.0))
+    first = list(writer.answer([5, 6, 7, 8]))
+    assert int(writer.cache.lengths[0]) == 7
+    longer = [5, 6, 7, 9, 1, 2]
+    second = writer.answer(longer)
+    assert int(writer.cache.lengths[0]) == 3  # 5 6 7
+    assert [token.id for token in second] == [token.id for token in Writer(it, writer.sampling).answer(longer)]
+    assert [token.id for token in writer.answer([5, 6, 7, 8])] == [
+        token.id for token in first
+    ]  # the same prompt again: only its last token is read again
+
+
+def test_penalties_of_presence_and_frequency_count_the_answer_and_not_the_prompt():
+    it = forgetful({"a": 0.5, "b": 0.3, "c": 0.2}, end=0)
+    # ln(0.5 / 0.3) = 0.51, ln(0.5 / 0.2) = 0.92, ln(0.3 / 0.2) = 0.41: at 1 every letter comes once before one twice
+    assert generate(it, "aaaa", 3, 0, presence_penalty=1.0) == "abc"
+    assert generate(it, "aaaa", 6, 0, presence_penalty=1.0) == "abcaaa"  # once is enough: a is the likeliest again
+    assert generate(it, "aaaa", 9, 0, frequency_penalty=1.0) == "abcabcabc"
+
+
 def test_settings_are_refused_at_the_call():
+    with pytest.raises(ConfigError, match="logprobs is 300; the vocabulary has 259 tokens"):
+        tokens(bundle(), "x", Sampling(logprobs=300))
+    with pytest.raises(ConfigError, match="lookup is -2; it must be 0 or more"):
+        stream(bundle(), "x", lookup=-2)
     with pytest.raises(ConfigError, match=r"temperature is -1"):
         stream(bundle(), "x", temperature=-1)
     with pytest.raises(ConfigError, match=r"top_k is 300 but the vocabulary has 259 tokens"):

@@ -69,6 +69,33 @@ def test_temperature_and_cuts_worked_by_hand():
     # scores 2, -1 and 1 were seen or not: 2 / 2 = 1, -1 * 2 = -2, 1 stays
     less = sample.repeat_less(torch.tensor([2.0, -1.0, 1.0]), [0, 1, 1], 2.0)
     assert less.tolist() == [1.0, -2.0, 1.0]
+    # token 1 occurred twice, token 0 once
+    three = torch.tensor([2.0, -1.0, 1.0])
+    assert sample.mention_once(three, [1, 0, 1], 0.5).tolist() == [1.5, -1.5, 1.0]
+    assert sample.mention_rarely(three, [1, 0, 1], 0.5).tolist() == [1.5, -2.0, 1.0]
+    assert sample.mention_rarely(three, [], 0.5).tolist() == [2.0, -1.0, 1.0]
+
+
+def test_presence_and_frequency_penalties_see_only_the_answer():
+    logits, changed = scores(2), scores(2)
+    changed[7] -= 0.3 + 2 * 0.6
+    changed[1] -= 0.3 + 0.6
+    sampler = Sampler(1.0, 0, presence_penalty=0.3, frequency_penalty=0.6)
+    assert torch.allclose(sampler.distribution(logits, [3, 3, 9, 7, 1, 7], begin=3), changed.softmax(dim=0), atol=1e-12)
+    assert [name for name, _ in sampler.stages()] == ["presence penalty 0.3", "frequency penalty 0.6", "temperature 1"]
+
+
+def test_a_limit_comes_before_all_other_steps_and_what_it_forbids_stays_forbidden():
+    def odd(logits: torch.Tensor) -> torch.Tensor:
+        return logits.masked_fill(torch.arange(len(logits)) % 2 == 0, sample.NEVER)
+
+    sampler = Sampler(1.4, 30, 0.99, 0.001, 1.3, -0.5, -0.5)
+    steps = sampler.steps(scores(3), HISTORY, 1, ("odd ones", odd))
+    assert steps[0].name == "odd ones"
+    assert steps[0].kept == 18
+    assert all(step.after[::2].sum() == 0 for step in steps)
+    drawn = {pick(scores(3), sampler, HISTORY, torch.Generator().manual_seed(s), 1, ("", odd)) for s in range(99)}
+    assert {id % 2 for id in drawn} == {1}
 
 
 def test_greedy_takes_the_likeliest_and_of_equals_the_first():
@@ -160,6 +187,14 @@ def test_the_last_step_is_the_distribution_that_is_drawn_from(sampler):
         ({"top_p": 1.01}, "top_p is 1.01; it must be above 0 and at most 1 (1 keeps all)."),
         ({"min_p": -0.1}, "min_p is -0.1; it must be between 0 (keeps all) and 1."),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be above 0 and at most 10; usual: 1.2."),
+        (
+            {"presence_penalty": 2.5},
+            "presence_penalty is 2.5; it must be between -2 and 2; usual: 0.1 to 1, 0 turns it off.",
+        ),
+        (
+            {"frequency_penalty": -3},
+            "frequency_penalty is -3.0; it must be between -2 and 2; usual: 0.1 to 1, 0 turns it off.",
+        ),
     ],
 )
 def test_a_setting_out_of_range_is_refused(settings, message):

@@ -158,11 +158,14 @@ def start(bundle: Bundle, prompt: str) -> list[int]:
 class Writer:
     """A model that answers, and remembers what it has read: what two prompts share at their beginning is read once."""
 
-    def __init__(self, bundle: Bundle, sampling: Sampling, capacity: int | None = None):
+    def __init__(
+        self, bundle: Bundle, sampling: Sampling, capacity: int | None = None, ends: Sequence[int] | None = None
+    ):
         sampling.check(bundle.model.config.vocab_size)
         context = bundle.model.config.context_length
         self.bundle, self.sampling = bundle, sampling
-        self.limit = None if sampling.grammar is None else Limit(sampling.grammar, bundle.tokenizer, bundle.ends)
+        self.ends = bundle.ends if ends is None else ends
+        self.limit = None if sampling.grammar is None else Limit(sampling.grammar, bundle.tokenizer, self.ends)
         self.generator = torch.Generator().manual_seed(sampling.seed)
         self.lookup = Lookup(sampling.lookup)
         self.ids: list[int] = []  # the last prompt and its answer, without the token that ended it
@@ -181,7 +184,7 @@ class Writer:
         bundle, most = self.bundle, self.sampling.max_tokens
         pieces, until = bundle.tokenizer.stream(), UntilStop(check_stops(self.sampling.stop))
         for count, (id, scores) in enumerate(islice(self._drawn(), most), 1):
-            ended = id in bundle.ends
+            ended = id in self.ends
             if ended:
                 self.ids.pop()  # in a growing text it would tell the model to forget what came before
             text = until.push("" if ended else pieces.push(id))

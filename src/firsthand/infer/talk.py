@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from firsthand.checkpoint.bundle import Bundle
 from firsthand.infer.generate import Sampling, Token, Writer, start
+from firsthand.tokenizer.chat import Chat, Turn
 
 
 class Text:
@@ -34,25 +35,19 @@ class Turns:
     """Turns of a user and of the model, after what `system` asks for; a turn that does not fit changes nothing."""
 
     def __init__(self, bundle: Bundle, sampling: Sampling, system: str = ""):
-        from firsthand.tokenizer.chat import Chat, Turn
-
         assert bundle.template is not None, "only a model with a chat template knows turns"
-        self.writer = Writer(bundle, sampling)
-        self.chat = Chat(bundle.template, bundle.tokenizer)
+        self.chat = Chat(bundle.template, bundle.tokenizer, bundle.ends)
+        self.writer = Writer(bundle, sampling, ends=self.chat.ends)
         self.turns = [Turn("system", system)] if system else []
 
     def say(self, text: str) -> Iterator[Token]:
         """Take the user's turn now, and give the model's token by token."""
-        from firsthand.tokenizer.chat import Turn
-
         turns = [*self.turns, Turn("user", text)]
         answer = self.writer.answer(self.chat.prompt(turns, answer=True))
         self.turns = turns
         return self._noted(answer)
 
     def _noted(self, answer: Iterator[Token]) -> Iterator[Token]:
-        from firsthand.tokenizer.chat import Turn
-
         said = ""
         try:
             for token in answer:
