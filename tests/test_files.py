@@ -208,7 +208,7 @@ def test_going_back_cuts_later_and_torn_lines(tmp_path):
     "name",
     [
         *("", "/etc/passwd", "..", "../a", "a/../../b", "a/..", ".", "./a", "a//b", "a/", "//a", "within/../.."),
-        *("a\0", "a\\b", "C:\\x", "C:x", "a\nb", "a\x1b[2J", "\ud800", "\u202ea"),
+        *("a\0", "a\\b", "C:\\x", "C:x", "a\nb", "a\x1b[2J", "\ud800", "\u202ea", "x" * 256),
         *("out", "out/inside", "loop", "pipe", "folder"),
     ],
 )

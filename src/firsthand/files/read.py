@@ -21,6 +21,7 @@ def safe_join(root: Path | str, name: str) -> Path:
     """The file that a stranger's `name` means inside `root`; it must lie there, and be a plain file if it exists."""
     parts = name.split("/")
     plain = name.isprintable() and "\\" not in name and ":" not in name and not {"", ".", ".."} & set(parts)
+    plain = plain and len(name.encode()) < 256  # a longer one would be an error of the system
     if plain:
         root = Path(os.path.realpath(root))
         path = Path(os.path.realpath(root / name))  # follows links, so that one leading outside is seen
