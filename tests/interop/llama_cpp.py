@@ -26,9 +26,10 @@ class LlamaCpp:
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.warmup = params.cache_prompt = params.ui = params.fit_params = False
-        params.verbosity = 0
+        params.verbosity, params.use_jinja = 0, True
         threads = int(os.environ.get("OMP_NUM_THREADS", "2"))
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        for processors in (params.cpuparams, params.cpuparams_batch):
+            processors.n_threads, processors.poll = threads, 0  # no busy waiting: others compute here too
         self.server = xllamacpp.Server(params)  # a RuntimeError if it cannot open the file
 
     def __enter__(self) -> "LlamaCpp":
@@ -39,16 +40,22 @@ class LlamaCpp:
 
     def tokenize(self, text: str) -> list[int]:
         """Its ids of a text, with nothing added before or after."""
-        body = json.dumps({"content": text, "parse_special": True, "add_special": False}).encode()
-        asked = urllib.request.Request(f"{self.server.listening_address}/tokenize", body)
+        return self._ask("tokenize", {"content": text, "parse_special": True, "add_special": False})["tokens"]
+
+    def chat(self, turns: list[dict[str, str]]) -> str:
+        """The text that the file's own template makes of turns, {role, content}, and the opening of the answer."""
+        return self._ask("apply-template", {"messages": turns})["prompt"]
+
+    def _ask(self, verb: str, question: dict) -> dict:
+        asked = urllib.request.Request(f"{self.server.listening_address}/{verb}", json.dumps(question).encode())
         with urllib.request.urlopen(asked, timeout=60) as answer:
-            return json.load(answer)["tokens"]
+            return json.load(answer)
 
     def steps(self, ids: list[int], count: int, top: int = 2) -> list[dict[int, float]]:
         """Greedy continuation: for each of `count` tokens the `top` best ids, the chosen first, and their logs."""
         settings = {"temperature": 0, "cache_prompt": False, "ignore_eos": False, "n_probs": top, "n_predict": count}
         answer = self.server.handle_completions({"prompt": ids, **settings})
-        said = answer["choices"][0]["logprobs"]["content"]
+        said = answer["choices"][0]["logprobs"]["content"]  # the server keeps half a character back
         return [{item["id"]: item["logprob"] for item in step["top_logprobs"]} for step in said]
 
     def greedy(self, ids: list[int], count: int) -> list[int]:
