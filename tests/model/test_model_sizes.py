@@ -12,6 +12,7 @@ from firsthand.model.attention import attend_explicit, attend_fused
 from firsthand.model.cache import StaticCache
 from firsthand.model.config import PRESETS, ModelConfig
 from firsthand.model.gpt import GPT
+from firsthand.model.int8_cache import Int8Cache
 
 every_variant = pytest.mark.parametrize("variant", kit.VARIANTS)
 
@@ -56,7 +57,10 @@ def test_cache_bytes_are_those_of_a_full_cache(variant):
     model = kit.tiny(variant)
     cache = StaticCache(model.config, batch=3, length=17)
     model(kit.ids(3, 5), cache)
-    assert cache.store.nbytes == sizes.cache_bytes(model.config, batch=3, length=17, item_bytes=8)
+    assert cache.bytes().total == sizes.cache_bytes(model.config, batch=3, length=17, item_bytes=8)
+    small = Int8Cache(model.config, batch=3)
+    model(kit.ids(3, 5), small)
+    assert small.bytes().total == sizes.cache_bytes(model.config, 3, 19, item_bytes=1, scale_bytes=4)
 
 
 def kept_bytes(model: GPT, ids: torch.Tensor, half: bool) -> int:

@@ -82,6 +82,16 @@ def test_a_shared_block_is_copied_by_the_row_that_writes_into_it():
     assert last in {row.blocks[2] for row in cache.rows}
 
 
+def test_a_row_that_rests_copies_nothing():
+    model, ids = kit.tiny("llama"), kit.ids(2, 19)
+    cache, pool = share(1, blocks=4)
+    model(ids[:1, :7], cache)
+    cache.select(torch.tensor([0, 0]))
+    feed(model, cache, ids[[0, 0]], [2, 0])
+    assert not pool.free  # three blocks, and one copy for the row that wrote
+    feed(model, cache, ids[[0, 0]], [0, 2])
+
+
 def test_a_row_that_goes_back_into_a_shared_prompt_does_not_spoil_it():
     model, ids = kit.tiny("llama"), kit.ids(1, 19)[0]
     cache, pool = share(3)
@@ -242,7 +252,8 @@ class Paging(RuleBasedStateMachine):
         assert self.cache.lengths.tolist() == [len(text) for text in self.texts]
         for row, text in zip(self.cache.rows, self.texts, strict=True):
             assert len(row.blocks) == -(-len(text) // self.SIZE)
-        assert {name: block for block, name in self.pool.names.items()} == self.pool.named
+        assert {block: name for name, block in self.pool.named.items()} == self.pool.names
+        assert len(self.pool.named) == len(self.pool.names)
 
     def teardown(self):
         for row in range(self.ROWS):

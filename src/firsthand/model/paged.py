@@ -58,7 +58,7 @@ class Pool:
 
     def name(self, block: int, name: bytes) -> None:
         """Let a full block be found by what it holds; the first of two equal ones is kept."""
-        if name not in self.named and block not in self.names:
+        if name not in self.named:
             self.named[name], self.names[block] = block, name
 
     def forget(self, block: int) -> None:

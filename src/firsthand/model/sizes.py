@@ -53,9 +53,9 @@ def flops_per_token(config: ModelConfig, context: int) -> int:
     return 3 * forward_flops_per_token(config, context)
 
 
-def cache_bytes(config: ModelConfig, batch: int, length: int, item_bytes: int = 4) -> int:
-    """Bytes of the keys and values of `length` tokens in each row."""
-    return 2 * config.n_layer * batch * config.n_kv_head * length * config.d_head * item_bytes
+def cache_bytes(config: ModelConfig, batch: int, length: int, item_bytes: int = 4, scale_bytes: int = 0) -> int:
+    """Bytes of the keys and values of `length` tokens in each row; in int8, 1 an item and 4 for each head's scale."""
+    return 2 * config.n_layer * batch * config.n_kv_head * length * (config.d_head * item_bytes + scale_bytes)
 
 
 @dataclass(frozen=True)
