@@ -106,7 +106,7 @@ def generate(
     _refuse_clashes({name.replace("_", "-"): bool(value) for name, value in given.items()})
     if beams and choosing.temperature:
         raise ConfigError("--beams looks for the likeliest text and draws nothing. Add --temperature 0")
-    if beams < 0 or (length_penalty != 1 and not beams):
+    if length_penalty != 1 and not beams:
         raise ConfigError(f"--length-penalty {length_penalty:g} is for beams, and --beams is {beams}. Try --beams 4")
     from firsthand.run import speak, use
 

@@ -81,6 +81,8 @@ def answered(conversation: talk.Conversation, text: str) -> Answer:
 
 def searched(bundle: Bundle, prompt: str, beams: int, max_tokens: int, length_penalty: float) -> list[dict[str, Any]]:
     """The likeliest continuations that beam search finds, the best first."""
+    if beams < 1 or max_tokens < 1:
+        raise ConfigError(f"beams is {beams} and max_tokens is {max_tokens}; a search needs at least 1 of both")
     ids, decode = infer.start(bundle, prompt), bundle.tokenizer.decode
     infer.check_room(bundle, 0, len(ids), max_tokens)
     found = beam.search(bundle.model, ids, beams, max_tokens, bundle.ends, length_penalty)
