@@ -80,6 +80,10 @@ EXPLANATIONS = {
         "--dry-run` prints all keys with their values."
     ),
     "FH034": "A number is outside what makes sense. The message names the range.",
+    "FH035": (
+        "The chosen and the rejected answer of a pair are the same, so there is nothing to prefer. Leave such pairs "
+        "out, or mend them."
+    ),
     "FH037": (
         "The loss or the gradient was not a number, and the update was not applied: the weights are still good. "
         "The batch is in nonfinite-step-N.json. Usual causes: a learning rate too high, or float16 without need. "

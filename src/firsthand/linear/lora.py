@@ -144,7 +144,7 @@ def initialise(model: GPT, name: str, seed: int) -> None:
             adapter.b.zero_()
 
 
-def use(model: GPT, name: str | None) -> None:
+def use(model: nn.Module, name: str | None) -> None:
     """Let one adapter act in the whole model, or with None no adapter: then it is the base model."""
     known = names(model)
     if name is not None and name not in known:
@@ -173,12 +173,13 @@ def merge(model: GPT, name: str) -> None:
     model.swaps[:] = [done for done in model.swaps if done["kind"] != "lora" or done["settings"].get("name") != name]
 
 
-def names(model: GPT) -> list[str]:
+def names(model: nn.Module) -> list[str]:
     """The adapters of a model, in the order in which they came."""
     return list(dict.fromkeys(name for layer in adapted(model) for name in layer.adapters))
 
 
-def adapted(model: GPT) -> list[Adapted]:
+def adapted(model: nn.Module) -> list[Adapted]:
+    """The layers with adapters, in the order of the model."""
     return [layer for layer in model.modules() if isinstance(layer, Adapted)]
 
 

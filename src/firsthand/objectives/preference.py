@@ -1,0 +1,134 @@
+"""Learn from pairs: of two answers to one question, the chosen one shall become likelier than the rejected one.
+
+A batch holds 2B rows: the B chosen answers, then the B rejected ones. Losses are functions of the log-probability of
+whole answers, summed over their tokens; `ratio` is that of the model minus that of the reference, the model as it was.
+
+    dpo     -log sigmoid(beta (ratio_chosen - ratio_rejected))             Rafailov et al. 2023, arXiv:2305.18290, eq. 7
+            with `smoothing`, that share of the pairs may be labelled wrongly        Mitchell 2023, cDPO, eq. 3
+    ipo     (ratio_chosen - ratio_rejected - 1 / (2 beta))^2               Azar et al. 2023, arXiv:2310.12036, eq. 17
+    orpo    loss of the chosen + beta times -log sigmoid(log odds ratio)   Hong et al. 2024, arXiv:2403.07691, eq. 6, 7
+    simpo   -log sigmoid(beta (mean_chosen - mean_rejected) - margin)      Meng et al. 2024, arXiv:2405.14734, eq. 6
+
+orpo and simpo use means over the tokens of an answer and need no reference. All are in nats: (B,), (B,) -> (B,).
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from firsthand.errors import ConfigError, DataError
+from firsthand.linear import lora
+from firsthand.objectives.base import IGNORE, Batch, Loss
+from firsthand.objectives.rows import Example, rows
+
+Kind = Literal["dpo", "ipo", "orpo", "simpo"]
+
+
+def dpo_loss(chosen: Tensor, rejected: Tensor, beta: float, smoothing: float = 0.0) -> Tensor:
+    """How badly each pair is ordered, by ratios: (B,), (B,) -> (B,). With model == reference it is log 2 = 0.693."""
+    lead = beta * (chosen - rejected)
+    return -(1 - smoothing) * F.logsigmoid(lead) - smoothing * F.logsigmoid(-lead)
+
+
+def ipo_loss(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """How far each pair's lead is from 1 / (2 beta), squared, by ratios: it does not grow without end as DPO's does."""
+    return (chosen - rejected - 1 / (2 * beta)) ** 2
+
+
+def orpo_loss(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """The loss of the chosen answer, and how badly the odds are ordered; by mean log-probabilities."""
+    odds = chosen - rejected - (_one_minus(chosen) - _one_minus(rejected))
+    return -chosen - beta * F.logsigmoid(odds)
+
+
+def simpo_loss(chosen: Tensor, rejected: Tensor, beta: float, margin: float) -> Tensor:
+    """How badly each pair is ordered by mean log-probabilities, `margin` wanted between them."""
+    return -F.logsigmoid(beta * (chosen - rejected) - margin)
+
+
+def _one_minus(logs: Tensor) -> Tensor:
+    """log(1 - p) from log p, exact for p near 0 and near 1."""
+    return torch.where(logs > -0.693, (-logs.expm1()).log(), (-logs.exp()).log1p())
+
+
+class Preference:
+    """The chosen answer above the rejected one, by one of the losses above."""
+
+    def __init__(self, kind: Kind = "dpo", beta: float = 0.1, smoothing: float = 0.0, margin: float = 0.5):
+        if beta <= 0:
+            raise ConfigError(f"beta is {beta}; it must be above 0, usual: 0.1 for dpo, 2.0 for simpo")
+        if not 0 <= smoothing < 0.5:
+            raise ConfigError(f"smoothing is {smoothing}, the share of wrong labels; use 0 or more, below 0.5")
+        if smoothing and kind != "dpo":
+            raise ConfigError(f"smoothing belongs to dpo, and the loss is {kind}; leave it at 0")
+        self.kind, self.beta, self.smoothing, self.margin = kind, beta, smoothing, margin
+        self.reference: Any = None
+
+    def prepare(self, model: nn.Module) -> None:
+        """Keep the model as it is now for comparison; one with adapters is its own reference, with them off."""
+        if self.kind in ("dpo", "ipo") and not lora.adapted(model):
+            self.reference = deepcopy(model).requires_grad_(False).eval()
+
+    def collate(self, examples: Sequence[tuple[Example, Example]]) -> Batch:
+        """Pairs (chosen, rejected) -> 2B rows, the chosen first; count: the pairs."""
+        for chosen, rejected in examples:
+            if list(chosen[0]) == list(rejected[0]):
+                raise DataError("a pair has the same answer twice; firsthand data check says which", code=35)
+        batch = rows([chosen for chosen, _ in examples] + [rejected for _, rejected in examples])
+        return Batch(batch.inputs, batch.targets, batch.lengths, len(examples))
+
+    def loss(self, model: Any, batch: Batch) -> Loss:
+        """The sum over the pairs, and sums of what is worth watching: rewards, margins, log-probabilities."""
+        logps = answer_logps(model, batch)
+        if self.kind in ("dpo", "ipo"):
+            base = self._reference_logps(model, batch)
+            scores = logps - base
+        else:
+            scores = logps / (batch.targets != IGNORE).sum(dim=1)
+        chosen, rejected = scores.chunk(2)
+        losses = {
+            "dpo": lambda: dpo_loss(chosen, rejected, self.beta, self.smoothing),
+            "ipo": lambda: ipo_loss(chosen, rejected, self.beta),
+            "orpo": lambda: orpo_loss(chosen, rejected, self.beta),
+            "simpo": lambda: simpo_loss(chosen, rejected, self.beta, self.margin),
+        }
+        return Loss(losses[self.kind]().sum(), self._watched(logps.detach(), scores.detach()))
+
+    def _watched(self, logps: Tensor, scores: Tensor) -> dict[str, Tensor]:
+        (chosen, rejected), (said, unsaid) = (self.beta * scores).chunk(2), logps.chunk(2)
+        return {
+            "rewards/chosen": chosen.sum(),
+            "rewards/rejected": rejected.sum(),
+            "rewards/margins": (chosen - rejected).sum(),
+            "rewards/accuracies": (chosen > rejected).sum(),
+            "logps/chosen": said.sum(),
+            "logps/rejected": unsaid.sum(),
+        }
+
+    @torch.no_grad()
+    def _reference_logps(self, model: Any, batch: Batch) -> Tensor:
+        """What the reference thinks of the answers: (2B,)."""
+        if self.reference is not None:
+            return answer_logps(self.reference.to(batch.inputs.device), batch)
+        active, training = [layer.active for layer in lora.adapted(model)], model.training
+        lora.use(model, None)
+        try:
+            return answer_logps(model.eval(), batch)
+        finally:
+            model.train(training)
+            for layer, name in zip(lora.adapted(model), active, strict=True):
+                layer.active = name
+
+
+def answer_logps(model: Any, batch: Batch) -> Tensor:
+    """The log-probability of every row's learned tokens together, in nats: (B, T) -> (B,)."""
+    learned = batch.targets != IGNORE
+    scores = model.head(model.hidden(batch.inputs)[learned])  # (M, V): only where something is learned
+    precise = torch.promote_types(scores.dtype, torch.float32)
+    said = torch.log_softmax(scores, dim=1, dtype=precise).gather(1, batch.targets[learned][:, None]).squeeze(1)
+    which = learned.nonzero()[:, 0]
+    return torch.zeros(len(learned), dtype=precise, device=scores.device).index_add(0, which, said)
