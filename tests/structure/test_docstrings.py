@@ -17,6 +17,7 @@ MODULES = [
     "firsthand.model.layers",
     "firsthand.model.attention",
     "firsthand.objectives.pretrain",
+    "firsthand.objectives.preference",
     "firsthand.infer.sample",
     "firsthand.training.muon",
     "firsthand.lessons.embeddings",
@@ -43,6 +44,7 @@ ARGUMENTS = {
     "n_head": 3, "temperature": 0.7, "k": 4, "p": 0.9, "fraction": 0.1, "penalty": 1.3, "history": [1, 4],
     "d_head": 6, "theta": 100.0, "vocab_size": 11, "window": None, "S": 5, "steps": 5, "lengths": None,
     "probability": 0.9, "T": 0.7, "generator": torch.Generator(), "sampler": Sampler(top_k=3), "u": 0.4,
+    "head": torch.nn.Linear(12, 11), "beta": 0.1, "margin": 0.5,
 }  # fmt: skip
 COUNTS = {"": 1, "two of": 2, "two": 2, "three": 3, "four": 4}
 SHAPE = re.compile(r"(?:(two of|two|three|four) )?\(([A-Za-z0-9/+, ]*)\)( twice)?")

@@ -46,7 +46,7 @@ def next_token_loss(model: Any, batch: Batch) -> Tensor:
 
 
 def token_loss(hidden: Tensor, head: Callable[[Tensor], Tensor], targets: Tensor, rows: int = ROOM) -> Tensor:
-    """Head and cross-entropy: (B, T, C), the head (N, C) -> (N, V), (B, T) -> sum over all targets not IGNORE.
+    """Head and cross-entropy: (B, T, C), (B, T) -> () the sum over all targets that are not IGNORE.
 
     The scores (N, V) are the largest tensor of a training step. They exist once, in the arithmetic of the head, and
     become their own gradient there; never as float32 (B, T, V). Above `rows` positions they exist only piece by piece.
