@@ -1,4 +1,4 @@
-"""Data sets and tokenizers by name, fetched once, checked always.
+"""Data sets, tokenizers and models by name, fetched once, checked always.
 
     get("tiny-shakespeare") -> ~/.cache/firsthand/tiny-shakespeare/tiny-shakespeare.txt
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from firsthand import files
-from firsthand.data.rows import ROWS, File, Interpreter, Origin, Parquet, Row, Wheel
+from firsthand.data.rows import ROWS, File, Hub, Interpreter, Origin, Parquet, Row, Wheel
 from firsthand.errors import CheckpointError, DownloadError, nearest
 
 Progress = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
@@ -42,10 +42,10 @@ def get(name: str, force: bool = False, progress: Progress | None = None) -> Pat
     """
     wanted = row(name)
     folder = _folder(wanted)
-    if not (folder.exists() and not force and _is_whole(folder)):
+    if not (folder.exists() and not force and is_whole(folder)):
         with tempfile.TemporaryDirectory(prefix="firsthand-") as work:
-            content, origins = _collect(wanted, Path(work), progress or _silent)
-            _replace(folder, content, {"row": name, "licence": wanted.licence, "origins": origins})
+            content, origins = _collect(wanted, Path(work), progress or silent)
+            replace(folder, content, {"row": name, "licence": wanted.licence, "origins": origins})
         if _parts(wanted).exists():
             files.discard(_parts(wanted))
     alone = len(wanted.files) == 1 and "*" not in wanted.files[0].name
@@ -68,7 +68,10 @@ def stream(name: str) -> Iterator[str]:
 
 
 def _folder(wanted: Row) -> Path:
-    made_here = isinstance(wanted.files[0].origins[0], Interpreter)
+    origin = wanted.files[0].origins[0]
+    if isinstance(origin, Hub):
+        return home() / "hub" / origin.repository.replace("/", "--") / origin.commit
+    made_here = isinstance(origin, Interpreter)
     return home() / (f"{wanted.name}-{platform.python_version()}" if made_here else wanted.name)
 
 
@@ -77,7 +80,7 @@ def _parts(wanted: Row) -> Path:
     return home() / ".parts" / wanted.name
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
     try:
         files.verify(folder)
     except CheckpointError:
@@ -85,18 +88,18 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _silent(what: str, done: int, total: int) -> None:
+def silent(what: str, done: int, total: int) -> None:
     pass
 
 
-def _replace(folder: Path, content: dict[str, files.Content], about: dict) -> None:
+def replace(folder: Path, content: dict[str, files.Content], about: dict) -> None:
     """Publish in place of what was there; if another process was faster, its copy is as good."""
     if folder.exists():
         files.discard(folder)
     try:
         files.publish(folder, content, about)
     except CheckpointError:
-        if not (folder.exists() and _is_whole(folder)):
+        if not (folder.exists() and is_whole(folder)):
             raise
 
 
@@ -124,6 +127,10 @@ def _ask(origin: Origin, file: File, work: Path, parts: Path, progress: Progress
         from firsthand.data import pydocs
 
         return {f"{name}.txt": text.encode() for name, text in pydocs.corpus().items()}
+    if isinstance(origin, Hub):
+        from firsthand.data import hub
+
+        return hub.collect(origin.repository, origin.commit, parts, progress)[1]
     if isinstance(origin, Parquet):
         from firsthand.data import parquet
 
@@ -141,13 +148,13 @@ def _ask(origin: Origin, file: File, work: Path, parts: Path, progress: Progress
     if (found := files.sha256(path)) != origin.sha256:
         path.unlink()
         raise DownloadError(f"gave other bytes (SHA-256 {found[:8]}, not {origin.sha256[:8]})")
-    return {file.name: _Copy(path, file.heading)}
+    return {file.name: Copy(path, file.heading)}
 
 
-class _Copy:
+class Copy:
     """Writes a checked file, with a line in front of it."""
 
-    def __init__(self, path: Path, heading: bytes):
+    def __init__(self, path: Path, heading: bytes = b""):
         self.path, self.heading = path, heading
 
     def __call__(self, out: BinaryIO) -> None:
@@ -175,6 +182,8 @@ def described(origin: Origin) -> str:
     """An origin in one word or two."""
     if isinstance(origin, Interpreter):
         return "this Python"
+    if isinstance(origin, Hub):
+        return "huggingface.co"
     return origin.requirement if isinstance(origin, Wheel) else origin.url.split("/")[2]
 
 

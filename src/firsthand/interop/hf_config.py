@@ -154,7 +154,7 @@ def architecture_of(fields: Mapping[str, Any], where: str) -> str:
     """The architecture a config.json names, if it is one we have; older files name only the type."""
     given, kind = fields.get("architectures"), fields.get("model_type")
     of_type = {kind: name for name, kind in TYPES.items()}
-    name = given[0] if isinstance(given, list) and given else of_type.get(kind) if isinstance(kind, str) else None
+    name: Any = given[0] if isinstance(given, list) and given else of_type.get(kind) if isinstance(kind, str) else None
     known = isinstance(name, str) and name in TYPES
     if known and kind in (None, TYPES[name]):
         return name
