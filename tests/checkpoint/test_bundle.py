@@ -58,6 +58,19 @@ def test_a_model_comes_back_bit_for_bit_with_the_same_logits(tmp_path, variant, 
         assert torch.equal(after.model(ids), before.eval()(ids))
 
 
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [(b"{{ \xff }}", r"UTF-8"), (b"x" * 65_537, r"larger than 65\.5 kB")],
+)
+def test_a_chat_template_that_cannot_be_one_is_refused(tmp_path, template, message):
+    path = bundle.save(tmp_path / "m", model(), tokenizer(), {}, template="{{ messages }}")
+    assert bundle.load(path).template == "{{ messages }}"
+    content = {file.name: file.read_bytes() for file in path.iterdir() if file.name != files.MANIFEST}
+    forged = files.publish(tmp_path / "forged", content | {bundle.TEMPLATE: template})
+    with pytest.raises(CheckpointError, match=message):
+        bundle.load(forged)
+
+
 def test_a_tied_head_is_stored_once_and_tied_again(tmp_path):
     path = bundle.save(tmp_path / "m", model("gpt2"), tokenizer(), {})
     stored = load_file(path / "model.safetensors")

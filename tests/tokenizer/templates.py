@@ -127,8 +127,7 @@ REAL = {"smollm2": SMOLLM2, "llama3": LLAMA3, "qwen2.5": QWEN25, "zephyr": ZEPHY
 ENDLESS = [  # each would run for minutes; a process that is ended after two seconds
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "{% macro f(n) %}{% for i in range(99) %}{{ f(n + 1) }}{% endfor %}{% endmacro %}{% for i in range(999) %}{{ f(0) }}{% endfor %}",
-    "{% for i in range(99999) %}{% set x = 'a' * 10000000 %}{% endfor %}",
-    "{{ 'a' * 100000 | replace('a', 'b' * 1000) | wordwrap(1) | length }}{% for i in range(99999) %}{{ ('ab' * 999999) | replace('b', '') | length }}{% endfor %}",
+    "{% for i in range(99999) %}{% set x = (i | string) * 10000000 %}{% endfor %}",
     "{{ range(99999) | map('string') | join | list | sort | join | length }}{% for i in range(9999) %}{{ range(99999) | sum }}{{ range(99999) | list | sort | length }}{% endfor %}",
 ]
 HOSTILE = [

@@ -1,6 +1,5 @@
 """Turns become the ids that transformers gives, and nothing that is typed ever becomes a special token."""
 
-
 import pytest
 import transformers
 from hypothesis import given, settings
@@ -16,7 +15,8 @@ from firsthand.tokenizer.styles import STYLES
 
 NAMES = (
     "<s>", "</s>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|>",
-    "<|end_header_id|>", "<|eot_id|>", "<|user|>", "<|system|>", "<|assistant|>", "<|end|>", "[INST]", "<think>", "</think>",
+    "<|end_header_id|>", "<|eot_id|>", "<|user|>", "<|system|>", "<|assistant|>", "<|end|>", "[INST]",
+    "<think>", "</think>",
 )  # fmt: skip
 TURNS = [
     Turn("user", "Grüße, was ist 12 × 12?  "),
@@ -134,7 +134,6 @@ def test_the_template_of_the_real_smollm2_gives_the_ids_of_transformers(smollm2,
     assert template == SMOLLM2 and chat.ends == (2,) and chat.style.name == "chatml"
     for turns in (TURNS[:1], ASKED):
         assert chat.prompt(turns) == templated(theirs, template, turns, True)
-    assert chat.prompt([Turn("user", "Hi")])[-8:] == [1, 4093, 198, 26843, 2, 198, 1, 520, 9531, 198][-8:]
 
 
 # ---------------------------------------------------------------- nothing typed is special
@@ -203,20 +202,16 @@ def test_learned_are_all_answers_and_nothing_else(tokenizer, template):
     end = chat.style.end if chat.style else "<|im_end|>" if template == QWEN3 else "</s>"
     said = ["144, denke ich.", "Yes."] if chat.style and chat.style.trim else ["\n144, denke ich.\n", "Yes."]
     learned = tokenizer.decode([id for id, on in zip(ids, mask, strict=True) if on])
-    opening = "\n" if template == ZEPHYR else ""  # this template leaves the end of the line to the model
-    assert learned == "".join(opening + text + end for text in said)
+    assert learned == "".join(text + end for text in said)
     assert ids == chat.prompt(TURNS, answer=False)
 
 
 def test_the_prompt_of_an_answer_is_how_its_example_begins(tokenizer):
     for template in (*STYLES, ZEPHYR):
         chat = chat_of(template, tokenizer)
-        ids, mask = chat.example(TURNS[:2])
+        ids, mask = chat.example([TURNS[0], TURNS[3]])
         prompt = chat.prompt(TURNS[:1])
-        assert ids[: mask.index(True)] == prompt[: mask.index(True)] and mask.index(True) in (
-            len(prompt),
-            len(prompt) - 1,
-        )
+        assert mask.index(True) == len(prompt) and ids[: len(prompt)] == prompt
 
 
 # ---------------------------------------------------------------- refusals
@@ -226,13 +221,13 @@ def test_what_makes_no_sense_is_refused_in_one_line(tokenizer):
     chat = chat_of("chatml", tokenizer)
     with pytest.raises(TokenizerError, match="a conversation without turns says nothing"):
         chat.prompt([])
-    with pytest.raises(TokenizerError, match="turn 1 has the role 'bot'; allowed: system, user, assistant$"):
+    with pytest.raises(TokenizerError, match=r"turn 1 has the role 'bot'; allowed: system, user, assistant$"):
         chat.prompt([Turn("user", "a"), Turn("bot", "b")])
     with pytest.raises(TokenizerError, match="none of the 1 turns is the assistant's"):
         chat.example([Turn("user", "a")])
     with pytest.raises(TokenizerError, match=r"chat style 'chatlm' is not known; .*Did you mean 'chatml'\?"):
         Chat("chatlm", tokenizer)
-    with pytest.raises(TokenizerError, match="ends an answer with '<|im_end|>', which is no special token"):
+    with pytest.raises(TokenizerError, match=r"ends an answer with '<\|im_end\|>', which is no special token"):
         Chat("chatml", Tokenizer([bytes([byte]) for byte in range(256)], []))
     with pytest.raises(TokenizerError, match="Conversation roles must alternate"):
         chat_of(MISTRAL, tokenizer).prompt([TURNS[0], TURNS[0]])

@@ -1,6 +1,7 @@
 """Templates of strangers: rendered as transformers renders them, and whatever they try, ended and without a way out."""
 
 import os
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
@@ -65,11 +66,11 @@ def test_a_template_without_an_end_is_ended(template):
     for endless in [template] if isinstance(template, str) else template:
         text, seconds = attacked(endless)
         assert isinstance(text, TokenizerError) and seconds < 4
-        assert "it did not end within 2 seconds" in str(text) or "too much memory" in str(text)
+        assert re.search("it did not end within 2 seconds|too much memory|nests too deep", str(text))
 
 
 def test_a_template_larger_than_64_kib_is_refused_before_any_process_starts():
-    with pytest.raises(TokenizerError, match="larger than 65.5 kB"):
+    with pytest.raises(TokenizerError, match=r"larger than 65\.5 kB"):
         render("é" * 32_769, [CONTEXT])
 
 

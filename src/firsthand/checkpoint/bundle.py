@@ -34,6 +34,7 @@ from firsthand.model.config import ModelConfig
 from firsthand.model.gpt import GPT
 from firsthand.tokenizer import tokenizer_json
 from firsthand.tokenizer.bpe import Tokenizer
+from firsthand.tokenizer.template import LONGEST
 
 TEMPLATE = "chat_template.jinja"
 
@@ -99,7 +100,7 @@ def load(directory: Path | str, device: str = "cpu", dtype: torch.dtype | None =
     tokenizer = Tokenizer.load(directory / "tokenizer.json")
     config = _config(directory / "config.json")
     _same_vocabulary(directory, tokenizer.vocab_size, config.vocab_size)
-    template = files.read_text(directory / TEMPLATE) if TEMPLATE in manifest["files"] else None
+    template = files.read_text(directory / TEMPLATE, LONGEST) if TEMPLATE in manifest["files"] else None
     change = partial(replay, swaps=about.get("swaps", []))
     model = _model(directory / "model.safetensors", config, change, device, dtype)
     return Bundle(model, tokenizer, about, directory, template)

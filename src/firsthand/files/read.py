@@ -59,10 +59,10 @@ def read_file(path: Path | str, limit: int | None = JSON_BYTES) -> bytes:
     return data
 
 
-def read_text(path: Path | str) -> str:
+def read_text(path: Path | str, limit: int = JSON_BYTES) -> str:
     """The text of a plain file in UTF-8."""
     try:
-        return read_file(path).decode()
+        return read_file(path, limit).decode()
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{shown(path)} is not UTF-8 (byte {error.start:,}). Fetch it again") from error
 

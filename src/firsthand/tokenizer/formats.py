@@ -11,6 +11,7 @@ Everything here may come from a stranger: sizes are bounded, and whatever is wro
 import base64
 import binascii
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,7 +109,7 @@ def one_line(path: Path) -> Iterator[None]:
 
 def bytes_of(path: Path) -> bytes:
     """The bytes of a file; links are followed here, since the hub's cache is made of them."""
-    return files.read_file(path.resolve(), MOST_BYTES)
+    return files.read_file(os.path.realpath(path), MOST_BYTES)
 
 
 def json_of(path: Path) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def environment(today: date, start: str, end: str) -> Any:
         """JSON as it is, not made safe for a web page."""
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
-    made = ImmutableSandboxedEnvironment(
+    made: Any = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, ext.loopcontrols], undefined=Missing
     )
     made.filters["tojson"] = tojson
