@@ -5,13 +5,14 @@ import kit
 import numpy as np
 import pytest
 import torch
-from gguf_files import END, TEMPLATE, TOKENS, TYPES, entries, tensors, write
+from gguf_files import END, SPECIAL, TEMPLATE, TOKENS, TYPES, entries, tensors, write
 from llama_cpp import LlamaCpp
 
 from firsthand.errors import FirsthandError
 from firsthand.interop import gguf, gguf_config, gguf_names
 from firsthand.model.assemble import weights
 from firsthand.model.config import ModelConfig, RopeScaling
+from firsthand.tokenizer.tokenizer_json import CHARACTERS, visible
 
 PROMPT = [72, 101, 108, 256, 11, 200, 3, 264, 17]
 STRETCH = RopeScaling(factor=8.0, original_context_length=100)  # of four pairs one is kept, two are in between
@@ -73,6 +74,27 @@ def test_llama3_takes_pieces_whole_and_begins_every_text(tmp_path):
     said = {key: value for key, value in entries("llama", "llama-bpe").items() if "add_bos" not in key}
     again = gguf.read(write(tmp_path / "bos.gguf", said, tensors("llama")))
     assert again.tokenizer.begin == END - 2
+
+
+@pytest.mark.parametrize("pre", gguf_names.PRE)
+def test_every_way_to_cut_text_is_llama_cpps(pre, tmp_path):
+    """Any two signs are a token, so wherever one of the two does not cut between them, the ids differ."""
+    signs = [*"aZs19 \n\r\t'!.", "é", "ß", "٣", "中", "\u00a0", "👍"]
+    shown = [visible(sign.encode()) for sign in signs]
+    merges = [f"{sign[:at]} {sign[at]}" for sign in shown for at in range(1, len(sign))]
+    merges = [*dict.fromkeys(merges), *(f"{left} {right}" for left in shown for right in shown)]
+    tokens = [*CHARACTERS.values(), *(merge.replace(" ", "") for merge in merges), "aZs", *SPECIAL]
+    listed = {"tokens": tokens, "token_type": [1] * (len(tokens) - 3) + [3] * 3, "merges": merges}
+    said = entries("llama", pre) | {f"tokenizer.ggml.{key}": value for key, value in listed.items()}
+    path = write(tmp_path / "cuts.gguf", said, tensors("llama", rows=len(tokens)))
+    tokenizer, random = gguf.read(path).tokenizer, np.random.default_rng(4)
+    with LlamaCpp(path) as llama:
+        for _ in range(200):
+            line = "".join(random.choice(signs, size=15))
+            assert tokenizer.encode(line).tolist() == llama.tokenize(line), line
+        word = tokenizer.encode("aZs").tolist()  # a token that no merge makes
+        assert word == llama.tokenize("aZs")
+        assert (len(word) == 1) == tokenizer.whole
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])

@@ -60,9 +60,11 @@ def weights(held: Container, where: str) -> tuple[ModelConfig, dict[str, Tensor]
     try:
         config = gguf_config.config(held.metadata, rest[EMBEDDING].shape[0], tied, stretch)
     except ModelError as error:
-        raise ModelError(f"{where}: {str(error)[:150]}") from error
+        reason = str(error).removesuffix(f" [FH{error.code:03d}]")[:142]  # several numbers may be wrong at once
+        raise ModelError(f"{where}: {reason}", error.code) from error
     named = {_ours(name, where): stored for name, stored in rest.items()}
-    hollow(config, {part: shape for name, stored in named.items() for part, shape in _shapes(name, stored)}, where)
+    shapes = {part: shape for name, stored in named.items() for part, shape in _shapes(name, stored, where)}
+    hollow(config, shapes, where)
     turned = {"q": config.n_head, "k": config.n_kv_head} if held.metadata["general.architecture"] == "llama" else {}
     tensors: dict[str, Tensor] = {}
     for name, stored in named.items():
@@ -93,11 +95,11 @@ def _parts(name: str) -> list[str]:
     return [name.replace(".qkv.", f".{letter}.") for letter in "qkv"] if ".qkv." in name else [name]
 
 
-def _shapes(name: str, stored: Stored) -> list[tuple[str, tuple[int, ...]]]:
+def _shapes(name: str, stored: Stored, where: str) -> list[tuple[str, tuple[int, ...]]]:
     """Name and shape of the tensors in a stored one."""
     parts, (rows, *width) = _parts(name), stored.shape
     if rows % len(parts):
-        raise ModelError(f"tensor {name!r} has {rows:,} rows, which are not q, k and v. Fetch the file again")
+        raise ModelError(f"{where}: tensor {name!r} has {rows:,} rows, which are not q, k and v. Fetch the file again")
     return [(part, (rows // len(parts), *width)) for part in parts]
 
 

@@ -1,11 +1,13 @@
 """The tokenizer inside a GGUF file: tokens, what each is good for, merges, and how text was cut before.
 
-tokenizer.ggml.model          gpt2: byte-level BPE, its bytes as printable characters
-tokenizer.ggml.pre            where the text is cut, by llama.cpp's name for it
-tokenizer.ggml.tokens         the text of every id
-tokenizer.ggml.token_type     1 normal, 2 unknown, 3 control, 4 defined by a user, 5 unused, 6 byte
-tokenizer.ggml.merges         "a b", the first to be merged first
-tokenizer.ggml.*_token_id     which ids begin, end, pad
+    tokenizer.ggml.model          gpt2: byte-level BPE, its bytes as printable characters
+    tokenizer.ggml.pre            where the text is cut, by llama.cpp's name for it
+    tokenizer.ggml.tokens         the text of every id
+    tokenizer.ggml.token_type     1 normal, 2 unknown, 3 control, 4 defined by a user, 5 unused, 6 byte
+    tokenizer.ggml.merges         "a b", the first to be merged first
+    tokenizer.ggml.*_token_id     which ids begin, end, pad
+
+Source: gguf-py/gguf/constants.py of llama.cpp; what it makes of them, src/llama-vocab.cpp.
 """
 
 from typing import Any
