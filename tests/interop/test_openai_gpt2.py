@@ -168,6 +168,16 @@ def test_a_folder_holds_one_checkpoint(tmp_path, names):
         openai_gpt2.read(folder)
 
 
+def test_a_list_of_merges_that_was_cut_is_refused(tmp_path):
+    folder = release(tmp_path, released(theirs(torch.float32)))
+    path = folder / "vocab.bpe"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(
+        ModelError, match=r"vocab\.bpe makes 1 tokens of encoder\.json by no merge, such as '\\u0120the'"
+    ):
+        openai_gpt2.read(folder)
+
+
 def test_a_place_that_is_no_folder_of_openais_is_one_error(tmp_path):
     with pytest.raises(CheckpointError, match=r"hparams\.json: no such file"):
         openai_gpt2.read(tmp_path)

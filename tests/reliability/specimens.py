@@ -348,9 +348,13 @@ def mutate_bundle(files, chance):
             body.pop("seal")
             return {"MANIFEST.json": sealed(mutants.tree_of(body, chance))}
         case _:
-            now = {name: changed.get(name, files[name]) for name in inside}
-            listed = {name: [len(data), hashlib.sha256(data).hexdigest()] for name, data in now.items()}
-            return changed | {"MANIFEST.json": sealed({"format": 1, "about": {}, "files": listed})}
+            return changed | {"MANIFEST.json": vouched({name: changed.get(name, files[name]) for name in inside})}
+
+
+def vouched(files):
+    """The manifest of whatever files there are."""
+    listed = {name: [len(data), hashlib.sha256(data).hexdigest()] for name, data in files.items()}
+    return sealed({"format": 1, "about": {}, "files": listed})
 
 
 def sealed(body):

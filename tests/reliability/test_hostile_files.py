@@ -73,3 +73,35 @@ def test_a_mutant_is_read_or_is_one_error(place, tmp_path, kind):
     assert [path.name for path in place.parent.iterdir()] == ["model"]
     print(f"{kind}: {harmless} of {2000 * TIMES} mutants are harmless and load")
     assert 0 < harmless < 1400 * TIMES  # the mutants are neither all absurd nor all tame
+
+
+ODD = {  # what lies in place of a file
+    "nothing": lambda path: None,
+    "an empty file": lambda path: path.touch(),
+    "a folder": lambda path: path.mkdir(),
+    "a pipe": os.mkfifo,
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a link to nothing": lambda path: path.symlink_to("gone"),
+    "a link that leads outside": lambda path: path.symlink_to("/etc/passwd"),
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a terabyte of zeros": lambda path: path.touch() or os.truncate(path, 1 << 40),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_is_no_file_is_one_error_or_not_needed(place, tmp_path, kind, odd):
+    (tmp_path / "make").mkdir()
+    files = specimens.MAKE[kind](tmp_path / "make")
+    lay_out(files, place)
+    read, without = specimens.READ[kind], []
+    used(read(place))
+    for name, data in files.items():
+        (place / name).unlink()
+        ODD[odd](place / name)
+        if limited(lambda: used(read(place))) is not None:
+            without.append(name)
+        (place / name).rmdir() if odd == "a folder" else (place / name).unlink(missing_ok=True)
+        (place / name).write_bytes(data)
+    spare = {"generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "model.ckpt.meta"}
+    assert spare.issuperset(without)  # `special_tokens_map.json` and TensorFlow's graph are never opened

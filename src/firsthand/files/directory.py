@@ -97,7 +97,7 @@ def verify(directory: Path | str) -> dict:
 def reason(error: CheckpointError) -> str:
     """What an error says of a file, without the folder it lies in."""
     where, _, what = str(error).partition(": ")
-    return f"{where.rsplit('/', 1)[-1]}: {what}"[:100]
+    return f"{where.rsplit('/', 1)[-1]}: {what}"[:90]
 
 
 def discard(directory: Path | str) -> None:
