@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-from firsthand.cli import show, speak
+from firsthand.cli import look, show, speak
 from firsthand.cli.explanations import EXPLANATIONS
 from firsthand.cli.meter import Meter
 from firsthand.errors import ConfigError, nearest
@@ -256,4 +256,19 @@ def explain(code: str) -> None:
     show.paragraph(text)
 
 
-ALL = (journey, get, tokenize, tokenizer, data, train, speak.generate, speak.chat, evaluate, info, report, explain)
+ALL = (
+    journey,
+    get,
+    tokenize,
+    tokenizer,
+    data,
+    train,
+    speak.generate,
+    speak.chat,
+    evaluate,
+    look.prove,
+    look.inspect,
+    info,
+    report,
+    explain,
+)

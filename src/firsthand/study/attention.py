@@ -23,7 +23,7 @@ def attention_grid(maps: np.ndarray, tokens: Sequence[str]) -> Picture:
         for layer in range(L):
             for head in range(H):
                 axes = grid[layer][head]
-                _map(axes, maps[layer, head])
+                show_map(axes, maps[layer, head])
                 axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=8, color=SOFT, pad=3)
                 left, bottom = head == 0, layer == L - 1
                 axes.set_yticks(range(T) if left else [], names if left else [], fontsize=6.5)
@@ -48,7 +48,7 @@ def attention_map(weights: np.ndarray, tokens: Sequence[str], title: str) -> Pic
     names = [brief(token) for token in tokens]
     with canvas("head", 4.6) as drawn:
         axes = drawn.figure.add_subplot(title=title)
-        _map(axes, weights)
+        show_map(axes, weights)
         axes.set_yticks(range(T), names)
         axes.set_xticks(range(T), names, rotation=90)
         if T <= 16:
@@ -73,7 +73,8 @@ def busiest_head(maps: np.ndarray) -> tuple[int, int]:
     return layer, head
 
 
-def _map(axes: "Axes", weights: np.ndarray) -> None:
+def show_map(axes: "Axes", weights: np.ndarray) -> None:
+    """One head on given axes: (T, T)."""
     from matplotlib.colors import LinearSegmentedColormap
 
     shades = LinearSegmentedColormap.from_list("paper", ["#f6f3ec", "#9dbbd4", "#2b5c8a", "#12304d"])

@@ -62,6 +62,17 @@ class Canvas:
 
 
 @contextmanager
+def sheet(width: float, height: float) -> Iterator["Figure"]:
+    """An empty figure in the style of the page, to be saved as a picture of its own."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
+        yield Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+@contextmanager
 def canvas(name: str, height: float, width: float = 9.0) -> Iterator[Canvas]:
     """A figure to draw on, in inches of 72 points; a page shows 9 of them as about 900 pixels. `name` marks its ids."""
     import matplotlib

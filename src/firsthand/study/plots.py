@@ -169,7 +169,7 @@ def gradients(lines: dict[str, Sequence[float]]) -> Picture:
             axes.semilogy(places, norms, color=colour, marker="o", markersize=3.5)
             note(axes, (1, norms[0]), name, colour, shift=(-2, 10))
         axes.set_xticks(range(1, max(map(len, lines.values())) + 1))
-        axes.yaxis.set_major_formatter(_power)
+        axes.yaxis.set_major_formatter(power)
         axes.minorticks_off()
         axes.margins(y=0.16)
     depth = max(map(len, lines.values()))
@@ -181,6 +181,6 @@ def gradients(lines: dict[str, Sequence[float]]) -> Picture:
     return Picture(drawn.svg, alt, caption, Table(("layer", *lines), rows))
 
 
-def _power(value: float, _place: float) -> str:
+def power(value: float, _place: float) -> str:
     """A power of ten as it is written by hand."""
     return "10" + str(round(math.log10(value))).translate(RAISED)

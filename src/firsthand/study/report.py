@@ -3,6 +3,7 @@
 A report is a view of what lies on the disk, never a call inside a trainer: it can be made again, later and elsewhere.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from firsthand import files
 from firsthand.errors import CheckpointError
 from firsthand.study import chapters, runs
 from firsthand.study.page import page
+from firsthand.study.proof import proof_chapter
 
 
 def run_report(run: Path | str) -> Path:
@@ -37,4 +39,19 @@ def journey_report(out: Path | str, results: dict[str, dict[str, Any]]) -> Path:
     target = Path(out) / "report.html"
     sections = [chapters.chapter(name, result) for name, result in results.items()]
     files.write_file(target, page("The journey of a language model", lead, sections, footer))
+    return target
+
+
+def proof_report(source: str, facts: dict[str, Any]) -> Path:
+    """Keep a proof in the folder of its run and make it a part of report.html; of another model, make a page of it."""
+    run = Path(source)
+    if (run / "metrics.jsonl").is_file():
+        files.write_file(run / runs.PROOF, json.dumps(facts))
+        return run_report(run)
+    target = Path("runs") / f"proof-{run.name}.html"
+    summary = f"{facts['model']}, on {facts['tokens']:,} tokens of {facts['text']}"
+    content = page(
+        "Is every form the same model?", summary, [proof_chapter(facts)], f"Made by: firsthand prove {source}"
+    )
+    files.write_file(target, content)
     return target

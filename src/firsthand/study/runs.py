@@ -10,9 +10,11 @@ from firsthand import files
 from firsthand.errors import CheckpointError
 from firsthand.study import plots
 from firsthand.study.page import Html, Section, code, facts, figure, quotes
+from firsthand.study.proof import proof_chapter
 
 Result = dict[str, Any]
 SAMPLES = 14  # shown at most
+PROOF = "proof.json"  # what `firsthand prove RUN --report` found
 
 
 def run_sections(run: Path, records: Sequence[Result]) -> list[Section]:
@@ -21,6 +23,8 @@ def run_sections(run: Path, records: Sequence[Result]) -> list[Section]:
     if samples := samples_over_time(run):
         lead = "The same question after more and more steps, drawn with the same seed. Only the model changes."
         sections.append(Section("Samples over time", lead, [samples]))
+    if (run / PROOF).is_file():
+        sections.append(proof_chapter(files.parse_json(files.read_file(run / PROOF), files.shown(run / PROOF))))
     if settings := text_of(run / "config.toml"):
         again = code(f"firsthand train {run / 'config.toml'} out=runs/again")
         lead = "The resolved settings are a file in the folder; given back, they make the same run."

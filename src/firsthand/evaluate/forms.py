@@ -1,0 +1,283 @@
+"""Every form in which a model can be run: a plain list, to which whatever is new is added.
+
+A form is opened with the plain bundle and gives a function from rows of ids, (T,) each, to their scores, (T, V) each.
+Exact: in mathematics the same as the plain form, so that only rounding may differ. Else it drifts, and how far is said.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from firsthand.checkpoint import bundle as bundles
+from firsthand.checkpoint.bundle import Bundle
+from firsthand.errors import ModelError, TokenizerError
+from firsthand.evaluate.compare import twin
+from firsthand.infer.draw import Drawn, draw
+from firsthand.infer.speculate import Lookup, draw_guessing
+from firsthand.interop import gguf, huggingface, to_gguf, to_huggingface
+from firsthand.interop.foreign import Foreign
+from firsthand.model.assemble import weights
+from firsthand.model.attention import Attend, attend, attend_fused
+from firsthand.model.cache import Cache, GrowingCache, StaticCache
+from firsthand.model.config import ModelConfig
+from firsthand.model.gpt import GPT
+from firsthand.model.int8_cache import Int8Cache
+from firsthand.model.paged import PagedCache, Pool
+from firsthand.model.window_cache import WindowCache
+
+Rows = Sequence[Tensor]
+Scores = Callable[[Rows], Iterator[Tensor]]
+Run = Callable[[GPT, Rows], Iterator[Tensor]]
+Open = Callable[[Bundle], AbstractContextManager[Scores]]
+Make = Callable[[ModelConfig, int, int], Cache]  # of so many rows of at most so many tokens
+
+
+class NotHere(Exception):
+    """Why a form of this model, or on this machine, cannot be."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to compute the scores of rows."""
+
+    name: str
+    about: str
+    exact: bool
+    open: Open
+    cost: float = 1.0  # seconds, as a multiple of the reference's (SmolLM2-135M, 1,024 tokens, two cores)
+    slow: bool = False  # run only when asked for
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """One way to write greedy text: ids, grown by a number of tokens."""
+
+    name: str
+    about: str
+    exact: bool
+    write: Callable[[GPT, list[int], int], list[int]]
+    cost: float = 1.0
+    slow: bool = False
+
+
+def one_by_one(model: GPT, rows: Rows) -> Iterator[Tensor]:
+    """Each row alone, without a cache."""
+    return (model(row[None])[0] for row in rows)
+
+
+def in_batches(model: GPT, rows: Rows, size: int = 4) -> Iterator[Tensor]:
+    """Rows of different lengths side by side, padded on the right with a token that must not matter."""
+    for first in range(0, len(rows), size):
+        batch = rows[first : first + size]
+        scores = model(torch.nn.utils.rnn.pad_sequence(list(batch), batch_first=True, padding_value=1))
+        yield from (scores[at, : len(row)] for at, row in enumerate(batch))
+
+
+PIECES = (1, 2, 1, 17, 1, 5, 64)  # tokens fed at a time, in turn
+
+
+def fed_alone(make: Make, model: GPT, rows: Rows) -> Iterator[Tensor]:
+    """Each row alone through a cache of its own, in pieces of several sizes, single tokens among them."""
+    for row in rows:
+        cache, parts, turn = make(model.config, 1, len(row)), [], 0
+        while (seen := int(cache.lengths[0])) < len(row):
+            parts.append(model(row[None, seen : seen + PIECES[turn % len(PIECES)]], cache)[0])
+            turn += 1
+        yield torch.cat(parts)
+
+
+def fed_together(make: Make, model: GPT, rows: Rows, size: int = 4) -> Iterator[Tensor]:
+    """Four rows share a cache, each at a place of its own; one that is done rests while the others go on."""
+    for first in range(0, len(rows), size):
+        batch = rows[first : first + size]
+        cache, parts, turn = make(model.config, len(batch), max(map(len, batch))), [[] for _ in batch], 0
+        while any(int(seen) < len(row) for seen, row in zip(cache.lengths, batch, strict=True)):
+            wished = PIECES[turn % len(PIECES)]
+            starts = cache.lengths.tolist()
+            given = [
+                row[a : a + max(1, wished - 3 * at)] for at, (row, a) in enumerate(zip(batch, starts, strict=True))
+            ]
+            counts = torch.tensor([len(piece) for piece in given])
+            ids = torch.nn.utils.rnn.pad_sequence(given, batch_first=True, padding_value=1)
+            for part, scores, count in zip(parts, model(ids, cache, counts), counts.tolist(), strict=True):
+                part.append(scores[:count])
+            turn += 1
+        yield from map(torch.cat, parts)
+
+
+def in_one_graph(model: GPT, rows: Rows) -> Iterator[Tensor]:
+    """Compiled. Every row padded to one length: each other shape would be compiled anew."""
+    compiled = torch.compile(model, dynamic=False)
+    longest = max(map(len, rows))
+    for row in rows:
+        padded = torch.nn.functional.pad(row, (0, longest - len(row)), value=1)
+        yield compiled(padded[None])[0, : len(row)]
+
+
+def needs_nothing(model: GPT) -> None:
+    """Every machine can."""
+
+
+def needs_float16(model: GPT) -> None:
+    """Some machines have no products of this type."""
+    one = torch.ones(3, 3, dtype=torch.float16, device=model.embed.weight.device)
+    try:
+        one @ one
+    except RuntimeError as error:
+        raise NotHere(f"no float16 products on {one.device}: {str(error)[:60]}") from error
+
+
+def needs_compiler(model: GPT) -> None:
+    """On a processor, compiled code goes through C++."""
+    if model.embed.weight.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++"))):
+        raise NotHere("torch.compile needs a C++ compiler, and there is no g++ or clang++ here")
+
+
+def opened(
+    run: Run,
+    attending: Attend | None = None,
+    dtype: torch.dtype | None = None,
+    needs: Callable[[GPT], None] = needs_nothing,
+) -> Open:
+    """How to open a form that is the same weights, run otherwise: which attention, which type, how rows are fed."""
+
+    @contextmanager
+    def open(bundle: Bundle) -> Iterator[Scores]:
+        needs(bundle.model)
+        model = twin(bundle.model, dtype)
+        model.attend = attending or model.attend
+        yield partial(run, model)
+
+    return open
+
+
+def reopened(write: Callable[[Bundle, Path], object], read: Callable[[Path], GPT]) -> Open:
+    """How to open a form that is a file: write it into a folder of its own, read it, and delete it in the end."""
+
+    @contextmanager
+    def open(bundle: Bundle) -> Iterator[Scores]:
+        with TemporaryDirectory(prefix="firsthand-") as folder:
+            target, like = Path(folder) / "model", bundle.model.embed.weight
+            try:
+                write(bundle, target)
+            except (ModelError, TokenizerError) as error:  # the format has no place for such a model
+                raise NotHere(str(error)) from error
+            model = read(target).to(like.device, like.dtype)
+            model.attend = bundle.model.attend
+            yield partial(one_by_one, model)
+
+    return open
+
+
+def save(bundle: Bundle, target: Path) -> None:
+    """In our own format."""
+    bundles.save(target, bundle.model, bundle.tokenizer, bundle.about, template=bundle.template)
+
+
+def foreign(bundle: Bundle) -> Foreign:
+    """What the writers of other formats take."""
+    model = bundle.model
+    if model.swaps:
+        raise NotHere("some of its layers were replaced; other formats hold the merged model only")
+    tensors = {name: tensor.float().cpu() for name, tensor in weights(model).items()}
+    about = {"source": str(bundle.path), **bundle.about}
+    return Foreign(model.config, tensors, bundle.tokenizer, str(bundle.path), bundle.template, bundle.ends, about)
+
+
+def _exported(kind: str, exact: bool, about: str, slow: bool = False) -> Form:
+    file = reopened(
+        lambda bundle, target: to_gguf.to_gguf(foreign(bundle), target, kind),
+        lambda target: gguf.read(target / to_gguf.FILE).build(),
+    )
+    return Form(f"GGUF {kind.upper()}", about, exact, file, cost=5, slow=slow)
+
+
+def _paged(config: ModelConfig, batch: int, length: int) -> Cache:
+    return PagedCache(config, batch, Pool(config, batch * -(-length // 16)))
+
+
+def _window(config: ModelConfig, batch: int, length: int) -> Cache:
+    if config.window is None:
+        raise NotHere("this model looks back at all tokens; with a window it would be another one")
+    return WindowCache(config, batch)
+
+
+def _int8(config: ModelConfig, batch: int, length: int) -> Cache:
+    return Int8Cache(config, batch, lambda config, batch: StaticCache(config, batch, length))
+
+
+CACHES: dict[str, tuple[Make, str]] = {  # how to make one, what it is
+    "growing": (lambda config, batch, length: GrowingCache(config, batch), "joins old and new at every step"),
+    "static": (lambda config, batch, length: StaticCache(config, batch, length), "takes its memory once"),
+    "window": (_window, "remembers the last tokens only"),
+    "paged": (_paged, "keeps blocks of 16 tokens"),
+    "int8": (_int8, "keeps one byte a number"),
+}
+
+
+def _cached(name: str) -> Form:
+    make, about = CACHES[name]
+    run = partial(fed_alone if name == "growing" else fed_together, make)  # a growing one takes rows of one length
+    return Form(f"{name} cache", f"{about}; fed in pieces of 1 to 64 tokens", name != "int8", opened(run), cost=2)
+
+
+def guessing(model: GPT, ids: list[int], count: int) -> list[int]:
+    """Greedy text with guesses from what the text said before (infer/speculate.py)."""
+    cache = StaticCache(model.config, length=len(ids) + count)
+    return _taken(draw_guessing(model, ids, _likeliest, cache, Lookup(8)), ids, count)
+
+
+def token_by_token(model: GPT, ids: list[int], count: int) -> list[int]:
+    """Greedy text as `firsthand generate --temperature 0` writes it."""
+    return _taken(draw(model, ids, _likeliest, StaticCache(model.config, length=len(ids) + count)), ids, count)
+
+
+def _likeliest(scores: Tensor) -> int:
+    return int(scores.argmax())
+
+
+def _taken(drawn: Iterator[Drawn], ids: list[int], count: int) -> list[int]:
+    return [*ids, *(one.id for one in islice(drawn, count))]
+
+
+FORMS: tuple[Form | Greedy, ...] = (
+    Form("fused attention", "one kernel that never writes the weights down", True, opened(one_by_one, attend_fused)),
+    Form("chosen attention", "explicit or fused, by shape, as in training", True, opened(one_by_one, attend)),
+    Form("float64", "how far float32 itself is off", True, opened(one_by_one, dtype=torch.float64), cost=3),
+    Form("batch", "four rows of different lengths, padded on the right", True, opened(in_batches)),
+    *map(_cached, CACHES),
+    Greedy("greedy, cached", "text written token by token", True, token_by_token, cost=0.5),
+    Greedy("greedy, guessing", "several tokens a pass, guessed from the text before", True, guessing, cost=0.5),
+    Form("compiled", "torch.compile", True, opened(in_one_graph, needs=needs_compiler), cost=30, slow=True),
+    Form("own file", "saved and loaded, every byte checked", True, reopened(save, lambda at: bundles.load(at).model)),
+    Form(
+        "Hugging Face",
+        "a folder for transformers, written and read again",
+        True,
+        reopened(
+            lambda bundle, target: to_huggingface.to_huggingface(foreign(bundle), target),
+            lambda target: huggingface.read(target).build(),
+        ),
+        cost=5,
+    ),
+    _exported("f32", True, "a file for llama.cpp, written and read again"),
+    _exported("f16", False, "the same, weights in 16 bits", slow=True),
+    _exported("bf16", False, "the same, weights in 16 bits of wider range", slow=True),
+    _exported("q8_0", False, "the same, weights in 8.5 bits"),
+    _exported("q4_0", False, "the same, weights in 4.5 bits"),
+    Form("bfloat16", "weights and products in bfloat16", False, opened(one_by_one, dtype=torch.bfloat16)),
+    Form(
+        "float16",
+        "weights and products in float16",
+        False,
+        opened(one_by_one, dtype=torch.float16, needs=needs_float16),
+    ),
+)
