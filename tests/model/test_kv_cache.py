@@ -98,6 +98,30 @@ def test_padding_that_is_not_a_number_does_not_leak(kind):
 
 
 @every_ragged_kind
+def test_a_text_that_ran_into_not_a_number_leaves_nothing_of_it_to_the_next(kind):
+    model, ids = kit.tiny("qwen2"), kit.ids(3, 19, vocab_size=10)
+    full, cache = model(ids), RAGGED[kind](model.config, batch=3)
+    model.embed.weight[10] = torch.nan
+    broken = ids.clone()
+    broken[1] = 10
+    feed(model, cache, broken, [9, 7, 3])
+    cache.rewind(torch.tensor([9, 0, 3]))
+    for counts in ([1, 2, 1], [4, 3, 4]):
+        held = cache.lengths.tolist()
+        for row, logits in enumerate(feed(model, cache, ids, counts)):
+            assert kit.gap(logits, full[row, held[row] :][: counts[row]]) < 1e-10
+
+
+@every_kind
+def test_padding_may_reach_beyond_the_context(kind):
+    model, ids = kit.tiny("gpt2"), kit.ids(2, 19)
+    full, cache = model(ids), CACHES[kind](model.config, batch=2)
+    model(ids[:, :7], cache)
+    logits = model(torch.cat([ids[:, 7:], ids[:, :7]], dim=1), cache, torch.tensor([12, 12]))
+    assert kit.gap(logits[:, :12], full[:, 7:]) < 1e-10
+
+
+@every_ragged_kind
 @pytest.mark.parametrize("variant", ["gpt2", "mistral"])
 def test_a_row_is_used_again_for_another_text_while_the_others_go_on(kind, variant):
     model, ids, other = kit.tiny(variant), kit.ids(3, 19), kit.ids(3, 19, seed=8)
@@ -220,6 +244,8 @@ def test_what_cannot_be_rewound_or_selected_is_refused(kind):
         cache.rewind(5)
     with pytest.raises(ModelError, match=r"cannot be rewound to \[4, -1\]"):
         cache.rewind(torch.tensor([4, -1]))
+    with pytest.raises(ModelError, match=r"cannot be rewound to \[4\]; its rows hold"):
+        cache.rewind(torch.tensor([4]))
     with pytest.raises(ModelError, match=r"rows \[0, 2\] cannot be selected of a cache of 2; name some of 0 to 1"):
         cache.select(torch.tensor([0, 2]))
     with pytest.raises(ModelError, match=r"rows \[\] cannot be selected"):

@@ -108,6 +108,27 @@ def test_a_row_that_goes_back_into_a_shared_prompt_does_not_spoil_it():
     assert len(pool.free) == 20
 
 
+def test_a_prompt_that_was_overwritten_is_not_found_any_more():
+    model, ids = kit.tiny("llama"), kit.ids(1, 19)[0]
+    cache, _ = share(2)
+    cache.admit(0, ids[:10].tolist())
+    model(ids[None, :10], cache.at([0]))
+    cache.rewind(torch.tensor([5, 0]))
+    model(kit.ids(1, 6, seed=7), cache.at([0]))  # the second block is written over where it lies
+    assert cache.admit(1, ids[:10].tolist()) == 3
+    assert kit.gap(model(ids[None, 3:10], cache.at([1])), model(ids[None, :10])[:, 3:]) < 1e-10
+
+
+def test_a_prompt_that_was_left_before_its_end_is_not_found():
+    model, ids = kit.tiny("llama"), kit.ids(1, 19)[0]
+    cache, _ = share(2)
+    cache.admit(0, ids[:10].tolist())
+    model(ids[None, :4], cache.at([0]))
+    cache.rewind(torch.tensor([2, 0]))
+    model(kit.ids(1, 8, seed=7), cache.at([0]))  # as many tokens as the prompt, but others
+    assert cache.admit(1, ids[:10].tolist()) == 0
+
+
 def test_rows_that_are_not_neighbours_go_through_the_model_together():
     model, ids = kit.tiny("gpt2"), kit.ids(4, 19)
     full, cache = model(ids), PagedCache(kit.SMALL, 4, Pool(kit.SMALL, 40, 3))
@@ -130,6 +151,17 @@ def test_one_row_may_be_searched_in_many_beams_and_stays_a_row():
     assert kit.gap(model(ids[2:3, 8:11], cache.at([1])), model(ids[2:3, :11])[:, 8:]) < 1e-10
     cache.release(1)
     assert len(pool.free) == 20
+
+
+def test_a_first_forward_that_was_interrupted_takes_no_blocks_with_it():
+    model, ids = kit.tiny("llama"), kit.ids(1, 19)[0]
+    cache, pool = share(2)
+    cache.admit(0, ids[:8].tolist())
+    model(ids[None, :8], cache.at([0]))
+    cache.at([1]).begin(torch.tensor([5]), 5)  # and nothing more
+    assert cache.admit(1, ids[:8].tolist()) == 6
+    assert kit.gap(model(ids[None, 6:8], cache.at([1])), model(ids[None, :8])[:, 6:]) < 1e-10
+    assert len(pool.free) == 20 - 4
 
 
 def test_two_caches_share_one_pool():
@@ -210,8 +242,9 @@ class Paging(RuleBasedStateMachine):
         self.grow([tokens[: 18 - len(text)] for tokens, text in zip(new, self.texts, strict=True)])
 
     @precondition(lambda self: not all(self.texts))
-    @rule(prompt=st.lists(st.integers(0, 1), min_size=1, max_size=12))
-    def admit(self, prompt):
+    @rule(text=st.sampled_from(["000000000000", "000100000000"]), length=st.integers(1, 12))
+    def admit(self, text, length):
+        prompt = [int(one) for one in text[:length]]
         row = self.texts.index([])
         found = self.cache.admit(row, prompt)
         assert found % self.SIZE == 0

@@ -86,8 +86,9 @@ def check_room(held: int, new: int, room: int) -> None:
 
 def shortened(held: Tensor, lengths: Tensor | int) -> Tensor:
     """The lengths to rewind to, one a row, checked."""
-    wanted = torch.as_tensor(lengths).cpu().expand(len(held)).clone()
-    if (wanted < 0).any() or (wanted > held).any():
+    wanted = torch.as_tensor(lengths).cpu()
+    wanted = torch.full_like(held, int(wanted)) if wanted.dim() == 0 else wanted
+    if wanted.shape != held.shape or (wanted < 0).any() or (wanted > held).any():
         raise ModelError(f"a cache cannot be rewound to {wanted.tolist()}; its rows hold {held.tolist()} tokens")
     return wanted
 
@@ -163,7 +164,7 @@ class Places(NamedTuple):
         rows, steps = (torch.arange(T) < counts[:, None]).nonzero(as_tuple=True)
         return cls(rows, steps, held[rows] + steps, int(held[0]) if alike else None)
 
-    def on(self, device: torch.device) -> "Places":
+    def to(self, device: torch.device) -> "Places":
         """The same where the keys are: moved once a forward, not in every layer."""
         if self.rows.device == device:
             return self
@@ -200,7 +201,7 @@ class StaticCache:
         if self.store is None:
             B, G, _, D = k.shape
             self.store = k.new_zeros(2, self.n_layer, B, G, self.capacity, D)
-        self.places = self.places.on(k.device)
+        self.places = self.places.to(k.device)
         self.places.write(self.store[0, layer], k)
         self.places.write(self.store[1, layer], v)
         keys, values = self.store[:, layer, :, :, : self.longest]  # (B, G, S, D) each

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from firsthand.errors import ModelError
-from firsthand.model.cache import Bytes, chosen, shortened
+from firsthand.model.cache import Bytes, Places, chosen, shortened
 from firsthand.model.config import ModelConfig
 
 
@@ -130,6 +130,7 @@ class PagedCache:
         this, pool = self.rows[row], self.pool
         if this.length:
             raise ModelError(f"row {row} holds {this.length} tokens; release it before another text begins in it")
+        self._shorten(this, 0)  # blocks that an interrupted forward has taken
         this.names = pool.chain(ids)
         for name in this.names[: (len(ids) - 1) // pool.size]:
             if name not in pool.named:
@@ -148,18 +149,13 @@ class PagedCache:
         self._check_blocks()
         for row, count in zip(self.rows, self.counts, strict=True):
             self._make_room(row, count)
-        ends = self.lengths + counts
-        S = max(1, int(ends.max()))
-        tables = torch.full(
-            (len(self.rows), -(-S // size)), self.pool.blocks
-        )  # the block of zeros, where there is none
-        for table, row in zip(tables, self.rows, strict=True):
-            used = row.blocks[: tables.shape[1]]
-            table[: len(used)] = torch.tensor(used, dtype=torch.long)
-        keys = torch.arange(S)
-        self.read = (tables[:, keys // size] * size + keys % size).where(keys < ends[:, None], self.pool.blocks * size)
-        self.real = torch.arange(T) < counts[:, None]  # (B, T)
-        self.write = self.read[(keys >= self.lengths[:, None]) & (keys < ends[:, None])]  # row by row, as `real` is
+        ends, nothing = self.lengths + counts, self.pool.blocks
+        keys = torch.arange(max(1, int(ends.max())))
+        width = -(-len(keys) // size)
+        tables = torch.tensor([(row.blocks + [nothing] * width)[:width] for row in self.rows])
+        read = (tables[:, keys // size] * size + keys % size).where(keys < ends[:, None], nothing * size)  # (B, S)
+        self.places = Places.of(self.lengths, counts, T)
+        self.read, self.write = read, read[self.places.rows, self.places.positions]
         return keys
 
     def _check_blocks(self) -> None:
@@ -187,10 +183,10 @@ class PagedCache:
             row.blocks.append(self.pool.take())
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        self.read, self.write, self.real = (index.to(k.device) for index in (self.read, self.write, self.real))
-        tokens = self.pool.tokens(layer, k)
-        keys, values = tokens[0], tokens[1]
-        keys[self.write], values[self.write] = k.transpose(1, 2)[self.real], v.transpose(1, 2)[self.real]
+        self.read, self.write, self.places = (one.to(k.device) for one in (self.read, self.write, self.places))
+        tokens, (rows, steps, *_) = self.pool.tokens(layer, k), self.places
+        keys, values = tokens[0], tokens[1]  # (tokens, G, D) each
+        keys[self.write], values[self.write] = k[rows, :, steps], v[rows, :, steps]
         return keys[self.read].transpose(1, 2), values[self.read].transpose(1, 2)  # (B, G, S, D)
 
     def advance(self) -> None:

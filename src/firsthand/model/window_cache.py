@@ -35,14 +35,10 @@ class WindowCache:
     def begin(self, counts: Tensor, T: int) -> Tensor:
         self.counts, self.T, held = counts, T, self.lengths
         rows, steps, positions, start = Places.of(held, counts, T)
-        last = positions >= (held + counts - self.places)[rows]  # of two tokens for one place, the later
-        self.new = Places(
-            rows[last],
-            steps[last],
-            positions[last] % self.places,
-            None if T > 1 or start is None else start % self.places,
-        )
-        self.padding = torch.arange(T) >= counts[:, None]
+        last = positions >= (held + counts - self.places)[rows]  # of tokens for one place, the last
+        start = None if T > 1 or start is None else start % self.places
+        self.new = Places(rows[last], steps[last], positions[last] % self.places, start)
+        self.padding = (torch.arange(T) >= counts[:, None])[:, None, :, None]  # (B, 1, T, 1)
         if T == 1:  # the ring as it will be, the new token in it
             return self._positions(held + 1)
         return torch.cat([self._positions(held), held[:, None] + torch.arange(T)], dim=1)
@@ -56,14 +52,14 @@ class WindowCache:
         if self.store is None:
             B, G, _, D = k.shape
             self.store = k.new_zeros(2, self.n_layer, B, G, self.places, D)
-        self.new, keys, values = self.new.on(k.device), self.store[0, layer], self.store[1, layer]
+        self.new, keys, values = self.new.to(k.device), self.store[0, layer], self.store[1, layer]
         if self.T == 1:
             self.new.write(keys, k)
             self.new.write(values, v)
             return keys, values
         # Many new tokens would overwrite what the first of them still looks at: attend to old and new, then keep.
-        hidden = self.padding.to(k.device)[:, None, :, None]
-        k, v = k.masked_fill(hidden, 0), v.masked_fill(hidden, 0)
+        self.padding = self.padding.to(k.device)
+        k, v = k.masked_fill(self.padding, 0), v.masked_fill(self.padding, 0)
         seen = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)  # (B, G, R + T, D)
         self.new.write(keys, k)
         self.new.write(values, v)
