@@ -137,16 +137,9 @@ def proven(facts: dict[str, Any]) -> None:
             say(line, markup=False)
     say("\n" + _tolerance(facts), markup=False)
     say("\nbytes of keys and values per token", style="bold")
-    show.table(
-        [
-            {
-                "cache": name,
-                "bytes_per_token": size,
-                "share": f"{size / max(facts['cache_bytes_per_token'].values()):.2f}",
-            }
-            for name, size in facts["cache_bytes_per_token"].items()
-        ]
-    )
+    most = max(facts["cache_bytes_per_token"].values())
+    sizes = facts["cache_bytes_per_token"].items()
+    show.table([{"cache": name, "bytes": size, "share": round(size / most, 2)} for name, size in sizes])
     say("\n" + _verdict(facts), style="bold" if facts["exact"] else COLOURS["NOT EXACT"], markup=False)
 
 
@@ -165,11 +158,16 @@ def _cells(row: dict[str, Any]) -> list[str | Text]:
         f"{row['max_delta']:.1e}",
         f"{row['of_scale']:.1e}",
         f"{row['kl']:.1e}",
-        f"{row['bits_per_byte']:+.5f}",
-        f"{low:+.5f} … {high:+.5f}",
+        _signed(row["bits_per_byte"]),
+        f"{_signed(low)} … {_signed(high)}",
         same,
         f"{row['seconds']:.1f}",
     ]
+
+
+def _signed(bits: float) -> str:
+    """Five digits of a difference; less than half of the last is none."""
+    return f"{bits:+.5f}" if abs(bits) >= 5e-6 else "0"
 
 
 def _remarks(row: dict[str, Any]) -> list[str]:

@@ -79,5 +79,5 @@ def _typed(value: Value) -> bytes:
 
 def _listed(values: Sequence[int] | Sequence[str]) -> bytes:
     items: Iterable[bytes] = (_text(item) if isinstance(item, str) else struct.pack("<i", item) for item in values)
-    kind = TEXT if isinstance(values[0], str) else INTEGERS
+    kind = INTEGERS if values and isinstance(values[0], int) else TEXT  # of a tokenizer without merges: no texts
     return struct.pack("<IQ", kind, len(values)) + b"".join(items)

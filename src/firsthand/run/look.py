@@ -11,6 +11,7 @@ from firsthand.checkpoint.bundle import Bundle
 from firsthand.data.tokens import Tokens
 from firsthand.evaluate import proof
 from firsthand.evaluate.compare import Text, cut
+from firsthand.evaluate.forms import FORMS
 from firsthand.evaluate.proof import Proof, Soon
 from firsthand.infer import trace
 from firsthand.run import use
@@ -30,7 +31,7 @@ def prove(
 ) -> Proof:
     """Every form of a model against the plain one, on a text, or on the validation split of its run."""
     bundle = use.load(source, device)
-    made = proof.prove(bundle, _text(bundle, source, text, tokens), strict=strict, slow=slow, tell=tell)
+    made = proof.prove(bundle, _text(bundle, source, text, tokens), FORMS, strict, slow, tell)
     return replace(made, model=str(source))
 
 

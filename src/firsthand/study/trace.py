@@ -52,7 +52,7 @@ def _lens(axes: "Axes", facts: dict[str, Any]) -> None:
     room = max(5, round(96 / sure.shape[1]))
     for layer, row in enumerate(lens):
         for place, best in enumerate(row):
-            ink = "white" if sure[layer, place] > 0.5 else INK if sure[layer, place] > 0.05 else SOFT
+            ink = "white" if sure[layer, place] > 0.6 else INK if sure[layer, place] > 0.05 else SOFT
             shown = brief(best[0]["token"], room) + (f"  {sure[layer, place]:.0%}" if room > 10 else "")
             axes.text(place, layer, shown, ha="center", va="center", fontsize=7.5, color=ink, clip_on=True)
     bare(axes)
@@ -99,7 +99,7 @@ def _overview(axes: "Axes", maps: np.ndarray) -> None:
     )
     bare(axes)
     axes.set_title("Heads that look around", pad=8)
-    axes.set_xlabel("head")
+    axes.set_xlabel("head; darker: more to others than\nitself and the first token")
     axes.set_ylabel("layer")
     L, H = maps.shape[:2]
     axes.set_xticks(range(H), [str(head + 1) for head in range(H)])
@@ -126,7 +126,7 @@ def _heads(axes: list["Axes"], maps: np.ndarray, tokens: list[str]) -> None:
     small = 7.0 if len(tokens) <= 16 else 4.5
     for one, (layer, head) in zip(axes, sorted(best), strict=False):
         show_map(one, maps[layer, head])
-        one.set_title(f"layer {layer + 1}, head {head + 1}", pad=8)
+        one.set_title(f"layer {layer + 1}, head {head + 1}: who looks at whom", pad=8)
         every = max(1, len(tokens) // 40)
         one.set_xticks(range(0, len(tokens), every), names[::every], fontsize=small, rotation=90)
         one.set_yticks(range(0, len(tokens), every), names[::every], fontsize=small)
