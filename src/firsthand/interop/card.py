@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firsthand import __version__, files
@@ -30,7 +31,8 @@ class Card:
         head = {"library_name": self.library, "pipeline_tag": "text-generation", "tags": "[firsthand]"}
         if re.fullmatch(r"[a-z0-9.-]{1,40}", str(about.get("license"))):
             head["license"] = about["license"]
-        origin = {name: about[name] for name in ("source", "format") if name in about}
+        source = str(about.get("source", ""))
+        source = Path(source).name if Path(source).is_absolute() else source  # nobody's folders are named
         rows = {
             "architecture": self.architecture,
             "parameters": f"{parameters(config):,}",
@@ -38,7 +40,7 @@ class Card:
             "context": f"{config.context_length:,} tokens",
             "vocabulary": f"{config.vocab_size:,} tokens",
             "numbers": self.kind,
-            **{f"its {name}": files.quoted(value) for name, value in origin.items()},
+            **({"made from": files.quoted(source)} if source else {}),
         }
         parts = [
             "\n".join(["---", *(f"{key}: {value}" for key, value in head.items()), "---"]),

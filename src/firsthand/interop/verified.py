@@ -7,6 +7,7 @@
 5 only then the folder gets its name; otherwise nothing of it stays
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,7 +102,7 @@ def publish(model: Foreign, target: Path, written: Written) -> Exported:
 
 def finite(name: str, tensor: Tensor, rounded: Tensor) -> Tensor:
     """The rounded numbers of a tensor, if every one of them is a number."""
-    if not rounded.isfinite().all():
+    if not all(math.isfinite(end) for end in rounded.aminmax()):  # both are NaN if any number is
         at = tuple((~rounded.isfinite()).nonzero()[0].tolist())
         raise ModelError(
             f"tensor {name} holds {tensor[at].item():.6g} at {list(at)}, which cannot be written in this type. "
