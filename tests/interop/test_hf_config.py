@@ -8,6 +8,7 @@ import transformers
 
 from firsthand.errors import CheckpointError, FirsthandError, ModelError
 from firsthand.interop import hf_config
+from firsthand.model import sizes
 from firsthand.model.config import PRESETS, ModelConfig, RopeScaling
 
 VARIANTS = {name: config for name, config in kit.VARIANTS.items() if name != "fast"}
@@ -77,6 +78,53 @@ def test_the_config_of_gpt2_as_its_authors_uploaded_it():
         "vocab_size": 50257,
     }
     assert hf_config.read(uploaded, "here") == (ModelConfig.preset("gpt2-small"), [])
+
+
+UPLOADED = """
+vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads
+max_position_embeddings rms_norm_eps rope_theta tie_word_embeddings
+"""
+STRETCHED_32 = {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "rope_type": "llama3"}
+STRETCHED_32 |= {"original_max_position_embeddings": 8192}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "numbers", "more", "parameters"),
+    [
+        # SmolLM2-135M, Llama-3.2-1B, Mistral-7B-v0.1, Qwen2.5-0.5B, Qwen3-0.6B: the numbers of their config.json
+        (
+            "Llama",
+            (49152, 576, 1536, 30, 9, 3, 8192, 1e-5, 1e5, True),
+            {"is_llama_config": True, "rope_interleaved": False, "rope_scaling": None, "pretraining_tp": 1},
+            134_515_008,
+        ),
+        (
+            "Llama",
+            (128256, 2048, 8192, 16, 32, 8, 131072, 1e-5, 5e5, True),
+            {"head_dim": 64, "mlp_bias": False, "attention_bias": False, "rope_scaling": STRETCHED_32},
+            1_235_814_400,
+        ),
+        ("Mistral", (32000, 4096, 14336, 32, 32, 8, 32768, 1e-5, 1e4, False), {"sliding_window": 4096}, 7_241_732_096),
+        (
+            "Qwen2",
+            (151936, 896, 4864, 24, 14, 2, 32768, 1e-6, 1e6, True),
+            {"max_window_layers": 21, "sliding_window": 32768, "use_sliding_window": False},
+            494_032_768,
+        ),
+        (
+            "Qwen3",
+            (151936, 1024, 3072, 28, 16, 8, 40960, 1e-6, 1e6, True),
+            {"head_dim": 128, "attention_bias": False, "max_window_layers": 28, "sliding_window": None},
+            596_049_920,
+        ),
+    ],
+)
+def test_released_models_have_the_parameters_that_their_authors_count(architecture, numbers, more, parameters):
+    fields = (
+        dict(zip(UPLOADED.split(), numbers, strict=True)) | more | {"hidden_act": "silu", "torch_dtype": "bfloat16"}
+    )
+    config, unread = hf_config.read(fields | {"architectures": [f"{architecture}ForCausalLM"]}, "here")
+    assert sizes.parameters(config) == parameters and unread == []
 
 
 def test_what_a_file_leaves_out_is_what_the_class_of_transformers_has():
