@@ -99,7 +99,14 @@ WRONG = {
     "a tensor too many": (change("x", ["model/h2/ln_1/g", 1, (24,), bytes(96)]), ["belongs to no part"]),
     "a strange tensor": (change("x", ["global_step", 2, (), bytes(8)]), ["'global_step' is not part of a GPT-2"]),
     "a layer in two spellings": (change("x", ["model/h01/ln_1/g", 1, (24,), bytes(96)]), ["is not part of a GPT-2"]),
-    "whole numbers": (change("model/wpe", ["model/wpe", 9, (19, 24), bytes(8 * 19 * 24)]), ["holds torch.int64"]),
+    "whole numbers": (
+        change("model/wpe", ["model/wpe", 9, (19, 24), bytes(8 * 19 * 24)]),
+        ["'model/wpe' is torch.int64, a quantized form"],
+    ),
+    "a number that is none": (
+        change("model/ln_f/b", ["model/ln_f/b", 1, (24,), bytes(92) + b"\0\0\xc0\x7f"]),
+        ["'model/ln_f/b' holds NaN or infinite numbers"],
+    ),
     "a matrix not in a row": (
         change("model/h0/attn/c_attn/w", ["model/h0/attn/c_attn/w", 1, (24, 72), NUMBERS]),
         ["'model/h0/attn/c_attn/w' is [24, 72]; expected is [1, in, out]"],

@@ -1,11 +1,14 @@
 """What every reader of a foreign format gives: a model in our names and shapes, and what came with it."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from firsthand import files
+from firsthand.errors import ModelError
 from firsthand.model.assemble import assemble
 from firsthand.model.config import ModelConfig
 from firsthand.model.gpt import GPT
@@ -26,3 +29,14 @@ class Foreign:
     def build(self, dtype: torch.dtype | None = torch.float32) -> GPT:
         """The model; its numbers of type `dtype`, or with None as they are in the file."""
         return assemble(self.config, self.tensors, self.where, dtype)
+
+
+def require_numbers(name: str, tensor: Tensor, where: str) -> None:
+    """Weights are finite numbers of a floating type."""
+    if not tensor.is_floating_point():
+        raise ModelError(
+            f"{where}: tensor {files.quoted(name)} is {tensor.dtype}, a quantized form that is not read. Use the original",
+            18,
+        )
+    if tensor.numel() and not all(math.isfinite(end) for end in tensor.aminmax()):  # both are NaN if any number is
+        raise ModelError(f"{where}: tensor {files.quoted(name)} holds NaN or infinite numbers. Fetch the model again")

@@ -4,7 +4,6 @@ Numbers in blocks of 4 to 8 bits become float32 (gguf_blocks.py); q and k of arc
 in our order, and GPT-2's one matrix for q, k and v becomes three (gguf_names.py).
 """
 
-import math
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from firsthand import files
 from firsthand.errors import ModelError
 from firsthand.interop import gguf_blocks, gguf_config, gguf_file, gguf_tokenizer
-from firsthand.interop.foreign import Foreign
+from firsthand.interop.foreign import Foreign, require_numbers
 from firsthand.interop.gguf_file import Container, Stored
 from firsthand.interop.gguf_names import neighbours_to_halves, ours
 from firsthand.model.assemble import hollow
@@ -106,6 +105,5 @@ def _shapes(name: str, stored: Stored, where: str) -> list[tuple[str, tuple[int,
 def _opened(name: str, stored: Stored, where: str) -> Tensor:
     """The numbers of a tensor, every one of them finite."""
     tensor = gguf_blocks.tensor(stored.kind, stored.data, stored.shape)
-    if not all(math.isfinite(end.item()) for end in tensor.aminmax()):  # both are NaN if any number is
-        raise ModelError(f"{where}: tensor {files.quoted(name)} holds NaN or infinite numbers. Fetch the file again")
+    require_numbers(name, tensor, where)
     return tensor

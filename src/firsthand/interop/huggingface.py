@@ -10,7 +10,6 @@ The folder may be anybody's: no name leads out of it, no file is run, and every 
 only links followed are those of the hub's own cache, from snapshots/COMMIT into blobs/ beside it.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from firsthand import files
 from firsthand.errors import CheckpointError, ModelError, TokenizerError
 from firsthand.files import tensors as stored
 from firsthand.interop import hf_config, names
-from firsthand.interop.foreign import Foreign
+from firsthand.interop.foreign import Foreign, require_numbers
 from firsthand.model.assemble import hollow
 from firsthand.model.config import ModelConfig
 from firsthand.tokenizer import formats
@@ -38,7 +37,7 @@ def read(folder: Path | str, source: str = "") -> Foreign:
     tensors, left_out = names.to_ours(_weights(folder), config, where)
     hollow(config, {name: tensor.shape for name, tensor in tensors.items()}, where)
     for name, tensor in tensors.items():
-        _require_numbers(name, tensor, where)
+        require_numbers(name, tensor, where)
     tokenizer, reserved = _tokenizer(folder, config)
     ends = _ends(folder, fields, config, tokenizer.end_of_text)
     about = {
@@ -89,18 +88,6 @@ def _weights_file(folder: Path) -> Path:
     raise CheckpointError(
         f"{files.shown(folder)} holds no {WEIGHTS}; it holds {files.quoted(held)}. Fetch the model again"
     )
-
-
-def _require_numbers(name: str, tensor: Tensor, where: str) -> None:
-    """Weights are finite numbers of a floating type."""
-    if not tensor.is_floating_point():
-        raise ModelError(
-            f"{where}: {name!r} is {tensor.dtype}, a quantized form that is not read. Use the original", 18
-        )
-    if tensor.numel() and not all(math.isfinite(end) for end in tensor.aminmax()):  # NaN if any number is NaN
-        raise ModelError(
-            f"{where}: tensor {name!r} holds NaN or infinite numbers. Fetch the model again, or use another"
-        )
 
 
 def _tokenizer(folder: Path, config: ModelConfig) -> tuple[Any, int]:

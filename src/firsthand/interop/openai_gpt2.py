@@ -16,7 +16,7 @@ from torch import Tensor
 from firsthand import files
 from firsthand.errors import CheckpointError, ModelError
 from firsthand.interop import tensor_bundle
-from firsthand.interop.foreign import Foreign
+from firsthand.interop.foreign import Foreign, require_numbers
 from firsthand.model.config import ModelConfig
 from firsthand.tokenizer import formats
 from firsthand.tokenizer.bpe import Tokenizer
@@ -104,8 +104,7 @@ def _ours(theirs: dict[str, Tensor], where: str) -> dict[str, Tensor]:
     for name in list(theirs):
         tensor = theirs.pop(name)
         match = re.fullmatch(r"model/h(0|[1-9]\d{0,3})/(.+)/(.)", name, re.ASCII)
-        if not tensor.is_floating_point():
-            raise ModelError(f"{where}: tensor {files.quoted(name)} holds {tensor.dtype}; weights are floats")
+        require_numbers(name, tensor, where)
         if name in WHOLE:
             ours[WHOLE[name]] = tensor
         elif match and match[2] in PARTS and match[3] in KINDS:
