@@ -35,7 +35,8 @@ def require_numbers(name: str, tensor: Tensor, where: str) -> None:
     """Weights are finite numbers of a floating type."""
     if not tensor.is_floating_point():
         raise ModelError(
-            f"{where}: tensor {files.quoted(name)} is {tensor.dtype}, a quantized form that is not read. Use the original",
+            f"{where}: tensor {files.quoted(name)} is {tensor.dtype}, a quantized form that is not read. Use "
+            "the original",
             18,
         )
     if tensor.numel() and not all(math.isfinite(end) for end in tensor.aminmax()):  # both are NaN if any number is
