@@ -155,20 +155,14 @@ def test_a_damaged_copy_is_fetched_again(server):
     assert (hub.get("some/model") / "model.safetensors").read_bytes() == WEIGHTS
 
 
-def test_shards_are_fetched_with_their_index(server):
-    del server.files["model.safetensors"]
-    names = {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"}
-    server.files |= dict.fromkeys(names, b"{}") | {"consolidated.safetensors": WEIGHTS}
-    server.commit, elsewhere = OLDER, server.files
-    servers_files = {path.name for path in _other(server, elsewhere).iterdir()}
-    assert servers_files == names | {"config.json", files.MANIFEST}
-
-
-def _other(server: Server, held: dict) -> Path:
-    """Fetch with the large files on the hub itself."""
-    server.elsewhere = f"http://127.0.0.1:{server.server_port}"
-    server.files = held
-    return hub.get("some/model")
+def test_shards_are_fetched_with_their_index(servers):
+    shards = {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}
+    for server in servers:
+        del server.files["model.safetensors"]
+        server.files |= dict.fromkeys(shards | {"consolidated.safetensors"}, WEIGHTS)
+        server.files["model.safetensors.index.json"] = b"{}"
+    found = {path.name for path in hub.get("some/model").iterdir()}
+    assert found == shards | {"model.safetensors.index.json", "config.json", files.MANIFEST}
 
 
 def test_a_row_of_the_catalog_may_be_a_model_of_the_hub(server, home, monkeypatch):
