@@ -13,6 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from firsthand.errors import TokenizerError
 from firsthand.tokenizer import formats, learn, tokenizer_json
+from firsthand.tokenizer.sentence import SentenceTokenizer, byte_name
 from firsthand.tokenizer.simple import CharTokenizer, WordTokenizer
 from firsthand.tokenizer.split import PATTERNS
 
@@ -149,7 +150,7 @@ def test_the_pair_is_found_from_either_file(learned, tmp_path):
     ("place", "value", "message"),
     [
         (["model", "type"], "Unigram", "model.type is 'Unigram'; only 'BPE'"),
-        (["model", "unk_token"], "<unk>", "model.unk_token is '<unk>'"),
+        (["model", "dropout"], 0.1, "model.dropout is 0.1"),
         (["model", "vocab", "a"], 1.5, "token 'a' has id 1.5; ids are numbers"),
         (["model", "vocab", "a"], 98, "tokens 'a' and 'b' share the id 98"),
         (["model", "vocab", "a"], 10**9, "token 'a' has id 1000000000"),
@@ -301,7 +302,7 @@ def mutant(data: bytes, random: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "name", ["tokenizer.json", "ranks.json", "word.json", "vocab.bpe", "encoder.json", "x.tiktoken"]
+    "name", ["tokenizer.json", "ranks.json", "word.json", "sentence.json", "vocab.bpe", "encoder.json", "x.tiktoken"]
 )
 def test_a_damaged_file_gives_a_tokenizer_error_or_a_tokenizer(name, tmp_path):
     tokenizer = learn.train(MULTILINGUAL, 300)
@@ -310,6 +311,9 @@ def test_a_damaged_file_gives_a_tokenizer_error_or_a_tokenizer(name, tmp_path):
         tokenizer = formats.load(tmp_path / "y.tiktoken", "llama3", {})
     if name == "word.json":
         tokenizer = WordTokenizer.train(MULTILINGUAL)
+    if name == "sentence.json":
+        pieces = ["<s>", *(byte_name(byte) for byte in range(256)), "\u2581", "t", "h", "th", "\u2581th"]
+        tokenizer = SentenceTokenizer(pieces, [(258, 259), (257, 260)], {"<s>": 0}, begin=0)
     path = tmp_path / name
     tokenizer.save(tmp_path / "vocab.bpe" if name == "encoder.json" else path)
     data, seed, refused = path.read_bytes(), random.randrange(1 << 30), 0

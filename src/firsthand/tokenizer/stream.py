@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from firsthand.tokenizer.bpe import Tokenizer
+    from firsthand.tokenizer.sentence import SentenceTokenizer
 
 
 class StreamDecoder:
@@ -15,7 +16,7 @@ class StreamDecoder:
     Bytes that can no longer become a character are given out as U+FFFD, as `decode` would.
     """
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: Tokenizer | SentenceTokenizer):
         self.tokenizer = tokenizer
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 

@@ -1,6 +1,7 @@
 """tokenizer.json, the file of Hugging Face's `tokenizers`: our own format too, since it says everything.
 
-    model           BPE: vocab {token: id}, merges; or WordLevel, for our characters and words
+    model           BPE: vocab {token: id}, merges; or WordLevel, for our characters and words;
+                    with byte_fallback it is Llama 2's (sentence.py)
     normalizer      none, or Unicode's form NFC (Qwen 2)
     pre_tokenizer   where the text is cut: one of our patterns by name; the file's own expression is never run
     post_processor  which special token stands before every text (Llama 3)
@@ -16,7 +17,9 @@ from typing import Any
 
 from firsthand.errors import TokenizerError
 from firsthand.files import quoted
+from firsthand.tokenizer import sentence_json
 from firsthand.tokenizer.bpe import Tokenizer
+from firsthand.tokenizer.sentence import SentenceTokenizer
 from firsthand.tokenizer.simple import SIGNS, SPACES, UNKNOWN, CharTokenizer, WordTokenizer
 from firsthand.tokenizer.split import PATTERNS, SPELLINGS
 from firsthand.tokenizer.vocabulary import MOST_TOKENS, all_cuts
@@ -26,7 +29,7 @@ OTHERS = [byte for byte in range(256) if byte not in PRINTABLE]
 CHARACTERS = {byte: chr(byte) for byte in PRINTABLE} | {byte: chr(256 + at) for at, byte in enumerate(OTHERS)}
 BYTES = {character: byte for byte, character in CHARACTERS.items()}
 
-AnyTokenizer = Tokenizer | CharTokenizer | WordTokenizer
+AnyTokenizer = Tokenizer | SentenceTokenizer | CharTokenizer | WordTokenizer
 
 
 def visible(token: bytes) -> str:
@@ -84,6 +87,8 @@ def document(tokenizer: AnyTokenizer) -> dict[str, Any]:
     head = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": listing(tokenizer)}
     if isinstance(tokenizer, Tokenizer):
         return head | bpe_parts(tokenizer)
+    if isinstance(tokenizer, SentenceTokenizer):
+        return head | sentence_json.parts(tokenizer) | {"post_processor": putting_first(tokenizer)}
     vocab = {name: token for token, name in enumerate(tokenizer.entries)}
     model = {"type": "WordLevel", "vocab": vocab, "unk_token": UNKNOWN}
     chars = isinstance(tokenizer, CharTokenizer)
@@ -102,6 +107,12 @@ def listing(tokenizer: AnyTokenizer) -> list[dict[str, Any]]:
     ]
 
 
+def putting_first(tokenizer: Tokenizer | SentenceTokenizer) -> dict[str, Any] | None:
+    """The post-processor of the token that stands before every text, if there is one."""
+    names = {token: name for name, token in tokenizer.special_tokens.items()}
+    return None if tokenizer.begin is None else starting(names[tokenizer.begin], tokenizer.begin)
+
+
 def bpe_parts(tokenizer: Tokenizer) -> dict[str, Any]:
     """Normalizer, pre-tokenizer, post-processor, decoder and model of byte-level BPE."""
     special = {token: name for name, token in tokenizer.special_tokens.items()}
@@ -111,14 +122,11 @@ def bpe_parts(tokenizer: Tokenizer) -> dict[str, Any]:
     model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None}
     model |= {"end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": tokenizer.whole}
     merges = [[visible(left), visible(right)] for left, right in tokenizer.merge_bytes()]
-    after = byte_level(use_regex=False)
-    if tokenizer.begin is not None:
-        start = starting(special[tokenizer.begin], tokenizer.begin)
-        after = {"type": "Sequence", "processors": [after, start]}
+    after, start = byte_level(use_regex=False), putting_first(tokenizer)
     return {
         "normalizer": {"type": "NFC"} if tokenizer.nfc else None,
         "pre_tokenizer": cutting(tokenizer.pattern),
-        "post_processor": after,
+        "post_processor": {"type": "Sequence", "processors": [after, start]} if start else after,
         "decoder": byte_level(use_regex=True),
         "model": model | {"vocab": vocab, "merges": merges},
     }
@@ -143,18 +151,21 @@ def write(tokenizer: AnyTokenizer) -> bytes:
 def read(file: dict[str, Any]) -> AnyTokenizer:
     """The tokenizer of a parsed file; anything we could not do exactly is refused."""
     model, added = field(file, "model", dict), added_tokens(file)
-    nfc = read_normalizer(file.get("normalizer"))
     if model.get("type", "BPE") == "WordLevel":
         return read_listed(file, model, added)
     if model.get("type", "BPE") != "BPE":
         raise TokenizerError(f"model.type is {model['type']!r:.40}; only 'BPE' and our own 'WordLevel' can be read")
-    for name in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
+    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
-            raise TokenizerError(f"model.{name} is {model[name]!r:.40}; only byte-level BPE without it can be read")
-    pattern, begin = read_pattern(file.get("pre_tokenizer")), read_begin(file.get("post_processor"), added)
-    tokens, merges = read_bpe(model, added)
+            raise TokenizerError(f"model.{name} is {model[name]!r:.40}; only BPE without it can be read")
+    begin, whole = read_begin(file.get("post_processor"), added), bool(model.get("ignore_merges"))
     shown = [token["content"] for token in file.get("added_tokens") or [] if token.get("special") is False]
-    return Tokenizer(tokens, merges, pattern, added, bool(model.get("ignore_merges")), nfc, shown, begin)
+    if model.get("byte_fallback"):
+        prefix, (pieces, merges) = sentence_json.prefixed(file), read_sentence(model, added)
+        return SentenceTokenizer(pieces, merges, added, prefix, shown, begin)
+    nfc, pattern = read_normalizer(file.get("normalizer")), read_pattern(file.get("pre_tokenizer"))
+    tokens, merges = read_bpe(model, added)
+    return Tokenizer(tokens, merges, pattern, added, whole, nfc, shown, begin)
 
 
 def field(place: dict[str, Any], name: str, kind: type) -> Any:
@@ -247,14 +258,30 @@ def read_pattern(pre_tokenizer: Any) -> str:
     )
 
 
-def read_bpe(model: dict[str, Any], added: dict[str, int]) -> tuple[list[bytes], list[tuple[int, int]] | None]:
-    """Tokens and merges of byte-level BPE; merges that are all cuts of the tokens, as `all_cuts` has them, are None."""
+def read_ids(model: dict[str, Any], added: dict[str, int]) -> dict[str, int]:
+    """The ids of all tokens of BPE, the added ones included."""
     ids = checked_ids(field(model, "vocab", dict) | added)
     for name in added:
         if model["vocab"].get(name, added[name]) != added[name]:
             raise TokenizerError(
-                f"added token {quoted(name)} has the ids {added[name]} and {model['vocab'][name]!r:.20}"
+                f"added token {name[:40]!a} has the ids {added[name]} and {model['vocab'][name]!r:.20}"
             )
+    return ids
+
+
+def read_sentence(model: dict[str, Any], added: dict[str, int]) -> tuple[list[str], list[tuple[int, int]]]:
+    """Pieces and merges of Llama 2's BPE."""
+    ids = read_ids(model, added)
+    pieces = [""] * (max(ids.values(), default=-1) + 1)
+    for name, number in ids.items():
+        pieces[number] = name
+    ordinary = {name: number for name, number in ids.items() if name not in added}
+    return pieces, read_merges(field(model, "merges", list), ordinary)
+
+
+def read_bpe(model: dict[str, Any], added: dict[str, int]) -> tuple[list[bytes], list[tuple[int, int]] | None]:
+    """Tokens and merges of byte-level BPE; merges that are all cuts of the tokens, as `all_cuts` has them, are None."""
+    ids = read_ids(model, added)
     tokens = [b""] * (max(ids.values(), default=-1) + 1)
     for text, number in ids.items():
         tokens[number] = text.encode() if text in added else raw(text)

@@ -66,14 +66,12 @@ def all_cuts(ids: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def index(tokens: Sequence[bytes], special_tokens: dict[str, int]) -> dict[bytes, int]:
-    """The id of every ordinary token, by its bytes; refuses duplicates, giants, and missing bytes."""
+def numbered(tokens: Sequence[bytes], special: set[int]) -> dict[bytes, int]:
+    """The id of every ordinary token, by its bytes; refuses duplicates and giants."""
     if len(tokens) > MOST_TOKENS:
         raise TokenizerError(
             f"a vocabulary of {len(tokens):,} tokens; at most {MOST_TOKENS:,}: is this a tokenizer file?"
         )
-    check_special(tokens, special_tokens)
-    special = set(special_tokens.values())
     ids: dict[bytes, int] = {}
     for token, name in enumerate(tokens):
         if token in special or not name:
@@ -84,6 +82,13 @@ def index(tokens: Sequence[bytes], special_tokens: dict[str, int]) -> dict[bytes
             )
         if ids.setdefault(name, token) != token:
             raise TokenizerError(f"tokens {ids[name]} and {token} are both {name[:40]!r}; each may come once")
+    return ids
+
+
+def index(tokens: Sequence[bytes], special_tokens: dict[str, int]) -> dict[bytes, int]:
+    """The id of every ordinary token of byte-level BPE, by its bytes; refuses missing bytes too."""
+    check_special(tokens, special_tokens)
+    ids = numbered(tokens, set(special_tokens.values()))
     missing = [byte for byte in range(256) if bytes([byte]) not in ids]
     if common := [byte for byte in missing if byte in COMMON]:
         raise TokenizerError(
