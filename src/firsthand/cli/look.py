@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from firsthand.cli import show
+from firsthand.cli.meter import fetched
 
 COLOURS = {"exact": "green", "NOT EXACT": "bold red", "drift": "yellow", "not run": "dim"}
 SECONDS = 5.0  # between two lines of progress where there is no terminal
@@ -51,6 +52,7 @@ def prove(
     """
     from firsthand.run import look
 
+    fetched(source)
     with Steps() as steps:
         proof = look.prove(source, text, tokens, device, strict, slow, tell=steps)
     facts = proof.facts()
@@ -83,6 +85,7 @@ def inspect(source: str, text: str, *, json: bool = False, png: Path | None = No
     """
     from firsthand.run import look
 
+    fetched(source)
     facts = look.inspect(source, text, device)
     if json:
         show.as_one_object(facts)

@@ -14,7 +14,7 @@ from firsthand.evaluate.compare import Text, cut
 from firsthand.evaluate.forms import FORMS
 from firsthand.evaluate.proof import Proof, Soon
 from firsthand.infer import trace
-from firsthand.run import use
+from firsthand.run.source import load
 from firsthand.run.text import locate, sample_text
 
 ROW = 128  # tokens of the longest row that forms are compared on
@@ -30,7 +30,7 @@ def prove(
     tell: Callable[[Soon], None] = lambda soon: None,
 ) -> Proof:
     """Every form of a model against the plain one, on a text, or on the validation split of its run."""
-    bundle = use.load(source, device)
+    bundle = load(source, device)
     made = proof.prove(bundle, _text(bundle, source, text, tokens), FORMS, strict, slow, tell)
     return replace(made, model=str(source))
 
@@ -52,5 +52,5 @@ def _text(bundle: Bundle, source: str | Path, text: str, tokens: int) -> Text:
 
 def inspect(source: str | Path, text: str, device: str = "cpu") -> dict[str, Any]:
     """One forward pass of a model on a text, opened, as plain numbers and words."""
-    bundle = use.load(source, device)
+    bundle = load(source, device)
     return {"model": str(source), **trace.facts(bundle, trace.inspect(bundle, text))}
