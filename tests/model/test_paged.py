@@ -86,10 +86,9 @@ def test_a_row_that_rests_copies_nothing():
     model, ids = kit.tiny("llama"), kit.ids(2, 19)
     cache, pool = share(1, blocks=4)
     model(ids[:1, :7], cache)
-    cache.select(torch.tensor([0, 0]))
-    feed(model, cache, ids[[0, 0]], [2, 0])
+    cache.select(torch.tensor([0, 0, 0]))
+    feed(model, cache, ids[[0, 0, 0]], [0, 0, 2])
     assert not pool.free  # three blocks, and one copy for the row that wrote
-    feed(model, cache, ids[[0, 0]], [0, 2])
 
 
 def test_a_row_that_goes_back_into_a_shared_prompt_does_not_spoil_it():
