@@ -1,5 +1,6 @@
 """Folders that `transformers` wrote give its logits here; folders that strangers wrote give one line."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from firsthand import files
 from firsthand.errors import CheckpointError, FirsthandError, ModelError, TokenizerError
 from firsthand.interop import huggingface
 from firsthand.model.assemble import assemble
@@ -167,6 +169,15 @@ def test_unknown_keys_are_told(folder):
     change(folder / "config.json", embedding_multiplier=12)
     assert huggingface.read(folder, "some/name").about["unread"] == ["embedding_multiplier"]
     assert huggingface.read(folder, "some/name").about["source"] == "some/name"
+
+
+def test_a_folder_that_was_fetched_tells_its_name_and_sums(folder, tmp_path):
+    content = {path.name: path.read_bytes() for path in folder.iterdir()}
+    fetched = files.publish(tmp_path / "c0ffee", content, {"hub": "some/model"})
+    about = huggingface.read(fetched).about
+    assert about["source"] == "some/model@c0ffee" and about["sha256"].keys() == content.keys()
+    assert about["sha256"]["config.json"] == hashlib.sha256(content["config.json"]).hexdigest()
+    assert "sha256" not in huggingface.read(folder).about
 
 
 def test_the_cache_of_the_hub_is_read_through_its_links(folder, tmp_path):

@@ -29,8 +29,8 @@ INDEX = "model.safetensors.index.json"
 
 
 def read(folder: Path | str, source: str = "") -> Foreign:
-    """The model in a folder. `source` is the name under which it was asked for, if that is not the folder's."""
-    folder = Path(folder).absolute()
+    """The model in a folder. `source` is the name under which it was asked for, where the folder does not tell it."""
+    given, folder = folder, Path(folder).absolute()
     where = files.shown(folder)
     fields = _json(folder, "config.json", f"{where} has no config.json; give the folder of a whole model")
     config, unread = hf_config.read(fields, files.shown(folder / "config.json"))
@@ -42,12 +42,13 @@ def read(folder: Path | str, source: str = "") -> Foreign:
     ends = _ends(folder, fields, config, tokenizer.end_of_text)
     about = {
         "format": "huggingface",
-        "source": source or str(folder),
+        "source": source or str(given),
         "architecture": hf_config.architecture_of(fields, where),
         "ends": list(ends),
         "reserved_tokens": reserved,
         "left_out": left_out,
         "unread": unread,
+        **_origin(folder),
     }
     return Foreign(config, tensors, tokenizer, where, _template(folder), ends, about)
 
@@ -132,6 +133,17 @@ def _ends(folder: Path, fields: dict, config: ModelConfig, end_of_text: int | No
     if any(type(end) is not int for end in ends):
         raise ModelError(f"{files.shown(folder)} says eos_token_id {files.quoted(given)}; it must be an id, or several")
     return tuple(end for end in dict.fromkeys(ends) if 0 <= end < config.vocab_size)  # others can never be met
+
+
+def _origin(folder: Path) -> dict[str, Any]:
+    """Of a folder that was fetched here: its name in the hub or the catalog, and the sums its files agreed with."""
+    manifest = _json(folder, files.MANIFEST)
+    about, listed = manifest.get("about"), manifest.get("files")
+    name = about.get("hub", about.get("row")) if isinstance(about, dict) else None
+    if not isinstance(name, str) or not isinstance(listed, dict):
+        return {}
+    sums = {file: entry[-1] for file, entry in listed.items() if isinstance(entry, list) and entry}
+    return {"source": f"{name}@{folder.name}", "sha256": sums}
 
 
 def _has(folder: Path, name: str) -> bool:
