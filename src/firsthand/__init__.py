@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from firsthand.infer.generate import stream as stream
     from firsthand.model.config import ModelConfig as ModelConfig
     from firsthand.model.gpt import GPT as GPT
+    from firsthand.run.source import load as load
     from firsthand.run.train import train as train
-    from firsthand.run.use import load as load
     from firsthand.tokenizer.bpe import Tokenizer as Tokenizer
 
 __version__ = "0.1.0"
@@ -28,7 +28,7 @@ _HOMES = {
     "ModelConfig": "firsthand.model.config",
     "Tokenizer": "firsthand.tokenizer.bpe",
     "generate": "firsthand.infer.generate",
-    "load": "firsthand.run.use",
+    "load": "firsthand.run.source",
     "stream": "firsthand.infer.generate",
     "train": "firsthand.run.train",
 }

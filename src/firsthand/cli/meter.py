@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -58,3 +58,19 @@ class Meter:
             self.bar.add_task(self.what)
             self.bar.start()
         self.bar.update(self.bar.task_ids[0], description=self.what, completed=done, total=total or None)
+
+
+def opened(source: str) -> Any:
+    """The model that a word names, how far its download is shown."""
+    from firsthand.run.source import load
+
+    with Meter() as meter:
+        return load(source, progress=meter.of)
+
+
+def fetched(source: str) -> None:
+    """The model that a word names is here, how far its download is shown."""
+    from firsthand.run.source import locate
+
+    with Meter() as meter:
+        locate(source, meter.of)

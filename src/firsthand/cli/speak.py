@@ -7,6 +7,7 @@ from typing import Any
 from cyclopts import Parameter
 
 from firsthand.cli import spoken
+from firsthand.cli.meter import opened
 from firsthand.errors import ConfigError
 
 
@@ -108,10 +109,10 @@ def generate(
         raise ConfigError("--beams looks for the likeliest text and draws nothing. Add --temperature 0")
     if length_penalty != 1 and not beams:
         raise ConfigError(f"--length-penalty {length_penalty:g} is for beams, and --beams is {beams}. Try --beams 4")
-    from firsthand.run import speak, use
+    from firsthand.run import speak
 
     settings = _sampling(choosing, max_tokens, schema)
-    bundle = use.load(source)
+    bundle = opened(source)
     if explain:
         spoken.explanation(speak.explain(bundle, prompt, settings), as_json=json)
     elif beams:
@@ -149,10 +150,10 @@ def chat(
     json
         Print one object for every answer: {"text", "finish", "tokens", ...}.
     """
-    from firsthand.run import speak, use
+    from firsthand.run import speak
 
     settings = _sampling(choosing, 0, schema)
-    talk = speak.conversation(use.load(source), settings, max_tokens, system)
+    talk = speak.conversation(opened(source), settings, max_tokens, system)
     spoken.conversation(lambda text: speak.answered(talk, text), question, choosing.logprobs, as_json=json)
 
 

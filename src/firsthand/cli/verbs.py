@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cyclopts import App
 
-from firsthand.cli import look, show, speak
+from firsthand.cli import look, models, show, speak
 from firsthand.cli.explanations import EXPLANATIONS
-from firsthand.cli.meter import Meter
+from firsthand.cli.meter import Meter, fetched
 from firsthand.errors import ConfigError, nearest
 
 tokenizer = App(name="tokenizer", help="Train a tokenizer on your own text, or compare several on one text.")
@@ -197,13 +197,13 @@ def train(
                 show.written(pages.run_report(finished.path))
 
 
-def evaluate(source: Path, *, data: str = "", json: bool = False) -> None:
+def evaluate(source: str, *, data: str = "", json: bool = False) -> None:
     """Loss and bits per byte on held-out text, with a 95 % interval and the baselines beside it.
 
     Parameters
     ----------
     source
-        A run folder or a checkpoint.
+        A run folder, a checkpoint, or any other model that can be loaded.
     data
         A text file, folder, or catalog name; by default the run's own validation split.
     json
@@ -211,21 +211,23 @@ def evaluate(source: Path, *, data: str = "", json: bool = False) -> None:
     """
     from firsthand.run import use
 
+    fetched(source)
     show.facts(use.evaluate(source, data), as_json=json)
 
 
-def info(source: Path, *, json: bool = False) -> None:
-    """What a checkpoint is: shape, parameters, memory, tokenizer, lineage, and whether its hashes hold.
+def info(source: str, *, json: bool = False) -> None:
+    """What a model is: shape, parameters, memory, tokenizer, lineage, and whether its hashes hold.
 
     Parameters
     ----------
     source
-        A run folder or a checkpoint.
+        A run folder, a checkpoint, or any other model that can be loaded.
     json
         Print it as JSON.
     """
     from firsthand.run import use
 
+    fetched(source)
     show.facts(use.info(source), as_json=json)
 
 
@@ -269,6 +271,7 @@ ALL = (
     look.prove,
     look.inspect,
     info,
+    *models.ALL,
     report,
     explain,
 )

@@ -21,6 +21,7 @@ from firsthand.model.config import ModelConfig
 from firsthand.run import speak, use
 from firsthand.run import text as texts
 from firsthand.run.settings import model_config, read_run
+from firsthand.run.source import load
 from firsthand.run.train import prepare, train
 from firsthand.study.embeddings import neighbours
 from firsthand.tokenizer.bpe import Tokenizer
@@ -206,7 +207,7 @@ def pretrain(trip: Trip) -> dict[str, Any]:
 
 def generate(trip: Trip) -> dict[str, Any]:
     """The trained model speaks: the same prompt at several temperatures and top-k, and what each does to the choice."""
-    bundle = use.load(trip.run)
+    bundle = load(trip.run)
     ways = [(0.0, 0), (0.5, 0), (0.8, 40), (1.0, 0), (1.0, 10), (1.5, 0)]
     spoken = []
     for temperature, top_k in ways:

@@ -1,37 +1,16 @@
-"""What can be done with a trained model: load it, measure it, describe it."""
+"""What can be done with a trained model: measure it, describe it."""
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from firsthand import files
-from firsthand.checkpoint import bundle as bundles
-from firsthand.checkpoint.bundle import Bundle
 from firsthand.data.tokens import Tokens, windows
-from firsthand.errors import CheckpointError, DataError
+from firsthand.errors import DataError
 from firsthand.evaluate.loss import Evaluation, validation_loss
 from firsthand.model import sizes
+from firsthand.model.assemble import weights
+from firsthand.run.source import load
 from firsthand.run.text import locate, sample_text
-
-
-def load(source: str | Path, device: str = "cpu") -> Bundle:
-    """The model, tokenizer and origin of a checkpoint; of a run folder, its newest checkpoint that is whole."""
-    return bundles.load(checkpoint_of(source), device)
-
-
-def checkpoint_of(source: str | Path) -> Path:
-    """The checkpoint that a path means; a damaged newest one of a run is passed over aloud."""
-    path = Path(source)
-    if not path.exists():
-        runs = [str(run) for run in sorted(Path("runs").glob("*")) if files.checkpoints(run)]
-        there = f"Trained here: {', '.join(runs[:5])}" if runs else "Train one: firsthand train"
-        raise CheckpointError(f"there is no model at {str(path)!r}. {there}.", code=23)
-    if not files.checkpoints(path):
-        return path
-    found, damaged = files.newest(path)
-    if found is None:
-        raise CheckpointError(f"no checkpoint of {files.shown(path)} is whole: {damaged[0][1]}.", code=22)
-    return found
 
 
 def evaluate(source: str | Path, data: str = "") -> dict[str, Any]:
@@ -75,20 +54,23 @@ def _validation_shard(source: Path) -> Tokens:
 
 
 def info(source: str | Path) -> dict[str, Any]:
-    """What a checkpoint is; reading it checks every hash."""
-    bundle = load(source)
+    """What a model is; reading a checkpoint of ours checks every hash."""
+    bundle = load(source, dtype=None)
     config = bundle.model.config
     shape = {name: value for name, value in asdict(config).items() if value is not None}
+    ours = (bundle.path / "firsthand.json").exists()
     return {
         "path": str(bundle.path),
-        "hashes": "every byte agrees with the manifest",
+        "hashes": "every byte agrees with the manifest" if ours else "none: it is a file of another program",
         "parameters": sizes.parameters(config),
-        "weights_bytes": (bundle.path / "model.safetensors").stat().st_size,
+        "weights_bytes": sum(weight.nbytes for weight in weights(bundle.model).values()),
         "flops_per_token": sizes.flops_per_token(config, config.context_length),
         "cache_bytes_per_token": sizes.cache_bytes(config, 1, 1),
         **shape,
         "tokenizer": f"{bundle.tokenizer.kind}, {bundle.tokenizer.fingerprint[:12]}",
-        **_flat({name: value for name, value in bundle.about.items() if name not in ("tokenizer", "settings")}),
+        "speaks": "in turns, by its chat template" if bundle.template else "on and on: it continues text",
+        "ends_with": ", ".join(bundle.tokenizer.decode([id]) for id in bundle.ends),
+        **_flat({name: value for name, value in bundle.about.items() if name not in ("tokenizer", "settings", "ends")}),
     }
 
 

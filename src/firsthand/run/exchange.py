@@ -1,0 +1,33 @@
+"""Models of other programs in, and models out to other programs."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from firsthand.checkpoint import bundle as bundles
+from firsthand.data.catalog import Progress
+from firsthand.interop import export as exporting
+from firsthand.interop.foreign import Foreign
+from firsthand.model.assemble import weights
+from firsthand.run import use
+from firsthand.run.source import load
+
+
+def bring(source: str | Path, out: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Write whatever a word names as a checkpoint of ours, its numbers as they are stored, quantized ones as float32.
+
+    What comes back is said of the checkpoint as it was opened again, every byte checked.
+    """
+    bundle = load(source, dtype=None, progress=progress)
+    bundles.save(out, bundle.model, bundle.tokenizer, bundle.about, template=bundle.template)
+    return use.info(out)
+
+
+def export(source: str | Path, to: str, out: Path, kind: str = "") -> dict[str, Any]:
+    """Write a model for other programs; it is opened again and compared before it gets its name."""
+    bundle = load(source, dtype=None)
+    model = bundle.model
+    given = Foreign(
+        model.config, weights(model), bundle.tokenizer, str(bundle.path), bundle.template, bundle.ends, bundle.about
+    )
+    return asdict(exporting.export(given, to, out, kind or None))
