@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 import pytest
 
-from firsthand.interop.gguf_blocks import AT_ONCE, CODES, KINDS, LISTED, PLAIN, dequantize, tensor
+from firsthand.interop.gguf_blocks import AT_ONCE, CODES, KINDS, LISTED, PLAIN, dequantize, rulers, tensor
 
 
 def blocks(name: str, count: int) -> np.ndarray:
@@ -42,6 +42,18 @@ def test_the_table_of_kinds_is_llama_cpps():
         theirs = gguf.GGMLQuantizationType(kind.code)
         assert (theirs.name, *gguf.GGML_QUANT_SIZES[theirs]) == (kind.name, kind.items, kind.size)
         assert CODES[kind.code] is KINDS[kind.name] is kind
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name not in PLAIN])
+def test_a_block_without_numbers_shows_in_its_rulers(name):
+    kind, raw = KINDS[name], blocks(name, 5)
+    assert rulers(kind, raw.reshape(-1)).isfinite().all()
+    for field in {"scale", "low"} & {*(kind.block.names or ())}:
+        broken = raw.copy()
+        broken.view(kind.block)[field][3] = np.inf
+        assert not rulers(kind, broken.reshape(-1)).isfinite().all()
+        with np.errstate(invalid="ignore"):
+            assert np.isfinite(dequantize(kind, broken.reshape(-1))).reshape(5, -1).all(1).tolist() == [1, 1, 1, 0, 1]
 
 
 def test_a_block_of_q4_1_by_hand():

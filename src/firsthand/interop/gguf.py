@@ -31,8 +31,9 @@ def read(path: Path | str) -> Foreign:
     with one_line(Path(path)):
         tokenizer = gguf_tokenizer.read(metadata)
         ends = gguf_tokenizer.ends(metadata, tokenizer)
-        reserved = config.vocab_size - tokenizer.vocab_size
-        tokenizer = tokenizer.padded(config.vocab_size)
+        reserved = config.vocab_size - tokenizer.vocab_size + tokenizer.tokens.count(b"")
+        if b"" in tokenizer.tokens or reserved:
+            tokenizer = tokenizer.padded(config.vocab_size)
     template = metadata.get("tokenizer.chat_template")
     about = {
         "format": "gguf",
@@ -104,6 +105,5 @@ def _shapes(name: str, stored: Stored, where: str) -> list[tuple[str, tuple[int,
 
 def _opened(name: str, stored: Stored, where: str) -> Tensor:
     """The numbers of a tensor, every one of them finite."""
-    tensor = gguf_blocks.tensor(stored.kind, stored.data, stored.shape)
-    require_numbers(name, tensor, where)
-    return tensor
+    require_numbers(name, gguf_blocks.rulers(stored.kind, stored.data), where)
+    return gguf_blocks.tensor(stored.kind, stored.data, stored.shape)

@@ -82,6 +82,14 @@ def dequantize(kind: Kind, data: np.ndarray) -> np.ndarray:
     return numbers.reshape(-1)
 
 
+def rulers(kind: Kind, data: np.ndarray) -> Tensor:
+    """The few numbers that are finite only if all are: scales and lows; of a plain kind simply all numbers."""
+    if kind.name in PLAIN:
+        return torch.from_numpy(data).view(PLAIN[kind.name])
+    blocks, fields = data.view(kind.block), {"scale", "low"} & {*(kind.block.names or ())}
+    return torch.from_numpy(np.stack([blocks[field] for field in fields]))
+
+
 def _field(blocks: np.ndarray, name: str) -> np.ndarray:
     """A number of each block, as float32: -> (n, 1)."""
     return blocks[name].astype(np.float32)[:, None]
