@@ -46,12 +46,17 @@ def test_llama_cpp_says_the_same(model, said, tmp_path):
 
 @pytest.mark.deep
 def test_llama_cpp_says_nearly_the_same_in_8_bits(model, said, tmp_path):
-    """Here 32 tokens are the same; llama.cpp rounds what flows between the layers too, and agrees for 16 at least."""
+    """It also rounds what flows between the layers to 8 bits, so it may choose otherwise where two are nearly equal."""
     done = export(model, "gguf", tmp_path / "out", "q8_0")
     assert done.drift.differs_at is None and 0 < done.drift.largest < 1
+    gpt = gguf.read(tmp_path / "out" / "model.gguf").build()
     with LlamaCpp(tmp_path / "out" / "model.gguf") as llama:
-        for ids, wanted in said:
-            assert llama.greedy(ids, 16) == wanted[:16]
+        for ids, _ in said:
+            theirs = llama.greedy(ids, COUNT)
+            with torch.no_grad():
+                logs = gpt(torch.tensor([ids + theirs]))[0, len(ids) - 1 : -1].log_softmax(-1)
+            behind = logs.amax(-1) - logs[range(len(theirs)), theirs]
+            assert behind.max() < 0.2 and (behind == 0).sum() >= 0.9 * len(theirs)
 
 
 @pytest.mark.deep

@@ -121,7 +121,7 @@ def test_what_llama_cpp_cannot_run_is_refused(tmp_path):
     cl100k = trained("cl100k")
     mute = trained("smollm").__class__(cl100k.tokens, cl100k.merges, "smollm", {})
     refused = {
-        "llama.cpp has no char tokenizer, only byte-level BPE": replace(model, tokenizer=letters),
+        "not written with a char tokenizer, only with byte-level BPE": replace(model, tokenizer=letters),
         "no name for how this tokenizer cuts text: as cl100k": replace(model, tokenizer=cl100k),
         "no token of this vocabulary ends a text": replace(model, tokenizer=mute, ends=()),
         "llama.cpp runs no model with rmsnorm, relu2": replace(model, config=replace(model.config, **FAST)),

@@ -11,15 +11,15 @@ from firsthand.interop.verified import Exported
 FORMATS = ("hf", "gguf", "peft")
 
 
-def export(model: Foreign, to: str, target: Path, kind: str | None = None) -> Exported:
+def export(model: Foreign, to: str, target: Path | str, kind: str | None = None) -> Exported:
     """Write a model as a folder for other programs; `kind` is the type of its numbers: f32, f16, bf16, q8_0, q4_0.
 
     Without a kind a Hugging Face folder keeps the type the weights have, and a GGUF file gets f16.
     """
     if to == "hf":
-        return to_huggingface(model, target, kind)
+        return to_huggingface(model, Path(target), kind)
     if to == "gguf":
-        return to_gguf(model, target, kind or "f16")
+        return to_gguf(model, Path(target), kind or "f16")
     if to == "peft":
         raise ModelError(f"{model.where} has no adapters, and peft holds nothing else. Export the whole model: --to hf")
     raise ConfigError(f"there is no format {to!r}; use {', '.join(FORMATS)}.{nearest(to, FORMATS)}")

@@ -42,8 +42,8 @@ def to_gguf(model: Foreign, target: Path, kind: str = "f16") -> verified.Exporte
         kinds = [name.lower() for name in FILE_TYPES]
         hint = nearest(kind.lower(), kinds)
         raise ConfigError(f"a GGUF file of type {kind.lower()!r} cannot be written; use {', '.join(kinds)}.{hint}")
-    tokenizer, known = readable(model), gguf_config.entries(model.config)
-    known |= {"general.name": target.name, "general.file_type": FILE_TYPES[kind], "general.quantization_version": 2}
+    name, known, tokenizer = target.absolute().name, gguf_config.entries(model.config), readable(model)
+    known |= {"general.name": name, "general.file_type": FILE_TYPES[kind], "general.quantization_version": 2}
     known |= vocabulary(tokenizer, _ends(model))
     if model.template is not None:
         known["tokenizer.chat_template"] = model.template
@@ -55,8 +55,8 @@ def to_gguf(model: Foreign, target: Path, kind: str = "f16") -> verified.Exporte
     size, write = gguf_write.stream(known, list(_entries(model, kinds)))
     ollama, left_out = modelfile.write(told, FILE)
     notes = (*_said(model, told, kinds, kind), *left_out)
-    use = f"    ollama create {target.name} -f Modelfile\n    llama-cli -m {FILE}"
-    card = Card(target.name, "gguf", str(known["general.architecture"]), kind, RUNS_IN, notes, use)
+    use = f"    ollama create {name} -f Modelfile\n    llama-cli -m {FILE}"
+    card = Card(name, "gguf", str(known["general.architecture"]), kind, RUNS_IN, notes, use)
     content: dict[str, files.Content] = {FILE: write, "Modelfile": ollama}
     return verified.publish(model, target, verified.Written(told, content, size, _read, card))
 
@@ -120,8 +120,8 @@ def readable(model: Foreign) -> Tokenizer:
     old = model.tokenizer
     if old.kind != "bpe":
         raise TokenizerError(
-            f"llama.cpp has no {old.kind} tokenizer, only byte-level BPE. Export to a Hugging Face folder (--to hf), "
-            f"or train a model on a BPE vocabulary"
+            f"a GGUF file is not written with a {old.kind} tokenizer, only with byte-level BPE. "
+            f"Export to a Hugging Face folder (--to hf), or train a model on a BPE vocabulary"
         )
     plain = Tokenizer(old.tokens, old.merges, old.pattern, old.special_tokens, old.whole, False, old.shown, old.begin)
     return plain.padded(model.config.vocab_size)

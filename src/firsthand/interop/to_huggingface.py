@@ -23,6 +23,7 @@ from firsthand.interop.foreign import Foreign
 from firsthand.tokenizer import tokenizer_json
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+SHARED = ("bpe", "sentence")  # kinds of tokenizers that other programs' models have too
 RUNS_IN = ("transformers", "vLLM")
 USE = """\
     from transformers import AutoModelForCausalLM, {0}
@@ -54,7 +55,7 @@ def to_huggingface(model: Foreign, target: Path, kind: str | None = None) -> ver
         content["chat_template.jinja"] = model.template
     notes = (QWEN2,) if config["model_type"] == "qwen2" and not _cuts_as_qwen2(model.tokenizer) else ()
     use = USE.format("PreTrainedTokenizerFast" if notes else "AutoTokenizer")
-    card = Card(target.name, "transformers", config["architectures"][0], kind.upper(), RUNS_IN, notes, use)
+    card = Card(target.absolute().name, "transformers", config["architectures"][0], kind.upper(), RUNS_IN, notes, use)
     meant = replace(model, tensors=rounded)
     return verified.publish(model, target, verified.Written(meant, content, size, huggingface.read, card))
 
@@ -74,12 +75,12 @@ def _completed(model: Foreign) -> Foreign:
     tokenizer, end = model.tokenizer, model.tokenizer.end_of_text
     ends = model.ends or (() if end is None else (end,))
     rows = model.config.vocab_size
-    return replace(model, ends=ends, tokenizer=tokenizer.padded(rows) if tokenizer.kind == "bpe" else tokenizer)
+    return replace(model, ends=ends, tokenizer=tokenizer.padded(rows) if tokenizer.kind in SHARED else tokenizer)
 
 
 def _roles(model: Foreign) -> dict[str, Any]:
     """The ids that begin and end a text, and fill rows up; one end stands alone, several as a list."""
-    begin = model.tokenizer.begin if model.tokenizer.kind == "bpe" else None
+    begin = model.tokenizer.begin if model.tokenizer.kind in SHARED else None
     first = model.ends[0] if model.ends else None
     ends = list(model.ends) if len(model.ends) > 1 else first
     return {"bos_token_id": begin, "eos_token_id": ends, "pad_token_id": first}
