@@ -130,7 +130,7 @@ def proven(facts: dict[str, Any]) -> None:
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("form", "verdict"):
         grid.add_column(name)
-    for name in ("max |Δ|", "of scale", "KL, nats", "bits per byte", "95 %", "same greedy", "seconds"):
+    for name in ("max |Δ|", "KL, nats", "bits per byte", "95 %", "same greedy"):
         grid.add_column(name, justify="right")
     for row in facts["rows"]:
         grid.add_row(*_cells(row))
@@ -153,18 +153,16 @@ def _cells(row: dict[str, Any]) -> list[str | Text]:
         return [row["form"], verdict]
     same = f"{row['same_greedy']:.2%}" if row["same_greedy"] < 1 else "all"
     if row["max_delta"] is None:
-        return [row["form"], verdict, "", "", "", "", "", same, f"{row['seconds']:.1f}"]
+        return [row["form"], verdict, "", "", "", "", same]
     low, high = row["interval_95"]
     return [
         row["form"],
         verdict,
         f"{row['max_delta']:.1e}",
-        f"{row['of_scale']:.1e}",
         f"{row['kl']:.1e}",
         _signed(row["bits_per_byte"]),
         f"{_signed(low)} … {_signed(high)}",
         same,
-        f"{row['seconds']:.1f}",
     ]
 
 

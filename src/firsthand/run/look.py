@@ -16,6 +16,7 @@ from firsthand.evaluate.proof import Proof, Soon
 from firsthand.infer import trace
 from firsthand.run.source import load
 from firsthand.run.text import locate, sample_text
+from firsthand.training.device import pick
 
 ROW = 128  # tokens of the longest row that forms are compared on
 
@@ -30,7 +31,7 @@ def prove(
     tell: Callable[[Soon], None] = lambda soon: None,
 ) -> Proof:
     """Every form of a model against the plain one, on a text, or on the validation split of its run."""
-    bundle = load(source, device)
+    bundle = load(source, str(pick(device)))
     made = proof.prove(bundle, _text(bundle, source, text, tokens), FORMS, strict, slow, tell)
     return replace(made, model=str(source))
 
@@ -52,5 +53,5 @@ def _text(bundle: Bundle, source: str | Path, text: str, tokens: int) -> Text:
 
 def inspect(source: str | Path, text: str, device: str = "cpu") -> dict[str, Any]:
     """One forward pass of a model on a text, opened, as plain numbers and words."""
-    bundle = load(source, device)
+    bundle = load(source, str(pick(device)))
     return {"model": str(source), **trace.facts(bundle, trace.inspect(bundle, text))}
