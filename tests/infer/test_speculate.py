@@ -56,16 +56,19 @@ def test_a_grammar_is_followed_through_guesses():
 def test_a_text_that_repeats_needs_few_passes():
     _, guessed, writer = both(forgetful({"a": 1.0}, end=0), "x", 8, max_tokens=40, temperature=0)
     assert len(guessed) == 40
-    # x; a, nothing to guess; a, a was followed by a: 8 guesses and one token more, until 40 are there
-    assert writer.lookup.passes == 2 + 5
-    assert (writer.lookup.guessed, writer.lookup.right) == (5 * 8, 4 * 8 + 2)  # of the last 9 tokens 2 were asked for
+    # nothing to guess after x, and after x a; then a was followed by a: 2, 4, 8, 8, 8 guesses, each time one token more
+    assert writer.lookup.passes == 2 + 6
+    assert writer.lookup.guessed == 2 + 4 + 8 + 8 + 8 + 8
+    assert (
+        writer.lookup.right == 2 + 4 + 8 + 8 + 8 + 3
+    )  # 2 + 3 + 5 + 9 + 9 + 9 are 37 tokens, and 3 were still asked for
 
 
 def test_a_cycle_is_guessed_to_its_end():
     table = torch.full((4, 4), 1e-9, dtype=torch.float64)
     for last, following in [(0, 1), (1, 2), (2, 0), (3, 0)]:
         table[last, following] = 1.0
-    model, ids, lookup = by_heart(table), [3, 0, 1, 2], Lookup(7)
+    model, ids, lookup = by_heart(table), [3, 0, 1, 2], bold(7)
     cache = StaticCache(model.config)
     drawn = draw_guessing(model, ids, chooser(Sampler(0, 0), torch.Generator(), ids), cache, lookup)
     assert [next(drawn).id for _ in range(9)] == [0, 1, 2, 0, 1, 2, 0, 1, 2]
@@ -73,18 +76,32 @@ def test_a_cycle_is_guessed_to_its_end():
 
 
 def test_a_guess_is_what_followed_the_longest_end_that_occurred_and_the_last_time():
-    assert Lookup(3).guess([1, 2, 3, 7, 8, 9, 1, 2, 3]) == [7, 8, 9]
+    assert bold(3).guess([1, 2, 3, 7, 8, 9, 1, 2, 3]) == [7, 8, 9]
     assert Lookup(2).guess([1, 2, 3, 7, 5, 2, 3, 8, 1, 2, 3]) == [7, 5]  # 1 2 3 occurred, before 2 3 did
     assert Lookup(2).guess([2, 3, 7, 7, 2, 3, 8, 8, 5, 2, 3]) == [8, 8]
-    assert Lookup(4).guess([5, 1, 2, 1, 2]) == [1, 2, 1, 2]  # it goes on repeating
+    assert bold(4).guess([5, 1, 2, 1, 2]) == [1, 2, 1, 2]  # it goes on repeating
     assert Lookup(4).guess([1, 2, 3]) == Lookup(4).guess([1]) == Lookup(4).guess([]) == []
 
 
 def test_guessing_step_by_step_is_guessing_at_once():
     ids = torch.randint(4, (60,), generator=torch.Generator().manual_seed(0)).tolist()
-    lookup = Lookup(5)
+    lookup = bold(5)
     for length in range(1, 60):
-        assert lookup.guess(ids[:length]) == Lookup(5).guess(ids[:length])
+        assert lookup.guess(ids[:length]) == bold(5).guess(ids[:length])
+
+
+def bold(most: int) -> Lookup:
+    lookup = Lookup(most)
+    lookup.size = most
+    return lookup
+
+
+def test_guesses_grow_while_they_are_right_and_shrink_when_they_are_not():
+    lookup, sizes = Lookup(9), []
+    for guessed, right in [(2, 2), (4, 4), (8, 8), (0, 0), (9, 9), (9, 3), (3, 0), (1, 0), (1, 1), (2, 1)]:
+        lookup.learn(guessed, right)
+        sizes.append(lookup.size)
+    assert sizes == [4, 8, 9, 9, 9, 3, 1, 1, 2, 1]
 
 
 @pytest.mark.parametrize("kind", [StaticCache, GrowingCache])
@@ -93,7 +110,7 @@ def test_after_an_answer_was_broken_off_the_cache_holds_nothing_that_was_only_gu
     writer = Writer(it, Sampling(30, 0, lookup=8))
     writer.cache = kind(it.model.config)
     answer = writer.answer([ord("x")])
-    for _ in range(4):
+    for _ in range(6):
         next(answer)
     assert int(writer.cache.lengths[0]) > len(writer.ids)  # in the middle of a guess
     again = list(writer.answer([ord("x"), ord("a"), ord("b")]))

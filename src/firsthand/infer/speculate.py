@@ -23,10 +23,11 @@ LONGEST = 3  # tokens at the end of the text that are looked for; the longest th
 
 
 class Lookup:
-    """Guesses up to `most` tokens at once, and counts how many were right."""
+    """Guesses up to `most` tokens at once: few after a wrong guess, twice as many after a right one; and counts."""
 
     def __init__(self, most: int):
         self.most = most
+        self.size = min(2, most)  # of SmolLM2-135M on one core, 3 tokens a pass cost 1.2 times as much as 1, 9 twice
         self.after: dict[tuple[int, ...], int] = {}  # where the text went on after the last tokens, when last seen
         self.read = 0
         self.guessed = self.right = self.passes = 0
@@ -40,7 +41,12 @@ class Lookup:
         tails = (tuple(ids[-length:]) for length in range(min(LONGEST, len(ids)), 0, -1))
         place = next((self.after[tail] for tail in tails if tail in self.after), None)
         # what followed reaches up to the end; if it repeats until there, it will go on repeating
-        return [] if place is None else list(islice(cycle(ids[place:]), self.most))
+        return [] if place is None else list(islice(cycle(ids[place:]), self.size))
+
+    def learn(self, guessed: int, right: int) -> None:
+        """Be bolder after a guess that was right, and more careful after one that was not."""
+        if guessed:
+            self.size = min(2 * guessed, self.most) if right == guessed else max(1, right)
 
 
 def draw_guessing(
@@ -48,7 +54,7 @@ def draw_guessing(
 ) -> Iterator[Drawn]:
     """What `draw` gives, in fewer passes through the model."""
     while True:
-        guess = lookup.guess(ids)[: cache.capacity - len(ids)]
+        guess, begin = lookup.guess(ids)[: cache.capacity - len(ids)], len(ids)
         lookup.guessed, lookup.passes = lookup.guessed + len(guess), lookup.passes + 1
         new = ids[int(cache.lengths[0]) :] + guess
         for at, scores in enumerate(last_scores(model, new, 1 + len(guess), cache)):
@@ -58,4 +64,5 @@ def draw_guessing(
             yield Drawn(ids[-1], scores)
             if not right:  # what was guessed after it is void
                 break
+        lookup.learn(len(guess), len(ids) - begin - 1)
         cache.rewind(len(ids) - 1)
