@@ -97,6 +97,28 @@ def test_every_way_to_cut_text_is_llama_cpps(pre, tmp_path):
         assert (len(word) == 1) == tokenizer.whole
 
 
+def test_sentencepieces_tokens_are_llama_cpps(tmp_path):
+    words = ["▁the", "th", "▁t", "he", "▁th", "er", "▁▁", "in", "▁a", "the", "▁▁▁▁", "é", "中"]
+    letters = sorted({letter for word in words for letter in word} | set("bcdlmnosu.!"))
+    words = [word for word in words if len(word) > 1]
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *words, *letters]
+    types = [2, 3, 3, *[6] * 256, *[1] * (len(words) + len(letters))]
+    scores = [0.0] * 259 + [-float(at) for at in range(len(words) + len(letters))]
+    listed = {"model": "llama", "tokens": pieces, "token_type": types, "scores": scores, "bos_token_id": 1}
+    listed |= {"eos_token_id": 2, "add_bos_token": True}
+    said = {key: value for key, value in entries("llama").items() if not key.startswith("tokenizer.")}
+    said |= {f"tokenizer.ggml.{key}": value for key, value in listed.items()}
+    path = write(tmp_path / "pieces.gguf", said, tensors("llama", rows=len(pieces)))
+    foreign, random = gguf.read(path), np.random.default_rng(5)
+    assert (foreign.tokenizer.begin, foreign.ends, foreign.template) == (1, (2,), None)
+    with LlamaCpp(path) as llama:
+        for _ in range(200):
+            text = "".join(random.choice([*"the in a.!", "é", "中", "👍", "\n"], size=20))
+            assert foreign.tokenizer.encode(text).tolist() == llama.tokenize(text), text
+        for text in ("the</s>there", "</s> the", "the </s>"):
+            assert foreign.tokenizer.encode(text, allow_special=True).tolist() == llama.tokenize(text), text
+
+
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
 def test_weights_of_every_kind_are_those_of_the_file(kind, tmp_path):
     raw = tensors("qwen2")
@@ -153,10 +175,11 @@ REFUSED = {
     r"'blocks.0.attention.q.weight' is \[32, 32\], .* asks for \[24, 32\]": {"llama.attention.key_length": 6},
     r"'blocks.0.mlp.gate.weight' is \[40, 32\], .* asks for \[41, 32\]": {"llama.feed_forward_length": 41},
     r"is a part of a split file": {"split.count": 3},
-    r"tokenizer.ggml.model is 'llama'; only gpt2": {"tokenizer.ggml.model": "llama"},
+    r"tokenizer.ggml.model is 'bert'; gpt2 and llama can be read": {"tokenizer.ggml.model": "bert"},
+    r"tokenizer.ggml.scores must be a number for each token": {"tokenizer.ggml.model": "llama"},
     r"tokenizer.ggml.pre is 'default', not gpt-2, smollm": {"tokenizer.ggml.pre": "default"},
     r"token_type must be a number for each token": {"tokenizer.ggml.token_type": [1, 1]},
-    r"token_type has a 6; in byte-level BPE": {"tokenizer.ggml.token_type": [6] * len(TOKENS)},
+    r"token_type has a 6; of model gpt2 1 to 5": {"tokenizer.ggml.token_type": [6] * len(TOKENS)},
     r"merge 0 joins 'zz', which is no ordinary token": {"tokenizer.ggml.merges": ["zz h"]},
     r"eos_token_id is 268; there are 268 tokens": {"tokenizer.ggml.eos_token_id": 268},
 }

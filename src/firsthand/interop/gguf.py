@@ -29,11 +29,9 @@ def read(path: Path | str) -> Foreign:
     config, tensors = weights(held, where)
     metadata = held.metadata
     with one_line(Path(path)):
-        tokenizer = gguf_tokenizer.read(metadata)
+        found = gguf_tokenizer.read(metadata)
+        tokenizer = found.padded(config.vocab_size)
         ends = gguf_tokenizer.ends(metadata, tokenizer)
-        reserved = config.vocab_size - tokenizer.vocab_size + tokenizer.tokens.count(b"")
-        if b"" in tokenizer.tokens or reserved:
-            tokenizer = tokenizer.padded(config.vocab_size)
     template = metadata.get("tokenizer.chat_template")
     about = {
         "format": "gguf",
@@ -41,7 +39,7 @@ def read(path: Path | str) -> Foreign:
         "architecture": metadata["general.architecture"],
         "kinds": dict(Counter(stored.kind.name for stored in held.tensors.values())),
         "ends": list(ends),
-        "reserved_tokens": reserved,
+        "reserved_tokens": len(tokenizer.special_tokens) - len(found.special_tokens),
     }
     return Foreign(config, tensors, tokenizer, where, template if isinstance(template, str) else None, ends, about)
 
