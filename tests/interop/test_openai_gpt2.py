@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from firsthand.errors import CheckpointError, FirsthandError, ModelError
+from firsthand.errors import CheckpointError, FirsthandError, ModelError, TokenizerError
 from firsthand.interop import openai_gpt2
 from firsthand.tokenizer import formats
 from firsthand.tokenizer.bpe import Tokenizer
@@ -180,7 +180,7 @@ def test_a_list_of_merges_that_was_cut_is_refused(tmp_path):
     path = folder / "vocab.bpe"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(
-        ModelError, match=r"vocab\.bpe makes 1 tokens of encoder\.json by no merge, such as '\\u0120the'"
+        TokenizerError, match=r"1 tokens of encoder\.json are made by no merge, .*the': vocab\.bpe is cut"
     ):
         openai_gpt2.read(folder)
 

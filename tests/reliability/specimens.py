@@ -99,6 +99,26 @@ def huggingface(folder):
     return files | {shard: written({name: model[name] for name in part}) for shard, part in shards.items()}
 
 
+def gpt2(folder):
+    """The original folder of GPT-2: one file of weights, fused and turned matrices, vocab.json and merges.txt."""
+    model = names.to_theirs(weights(GPT(GPT2)), GPT2)
+    config = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": ROWS, "n_positions": 7}
+    config |= {"n_embd": 6, "n_layer": 1, "n_head": 2, "activation_function": "gelu_new", "eos_token_id": 259}
+    merges, ids = formats.pair_of(tokenizer())
+    held = {"config.json": json.dumps(config).encode(), "vocab.json": ids, "merges.txt": merges}
+    return held | {"model.safetensors": written(model)}
+
+
+def mutate_gpt2(files, chance):
+    match chance.randrange(6):
+        case 0:
+            return {"merges.txt": mutants.bytes_of(files["merges.txt"], chance)}
+        case 1 | 2:
+            return mutate_safetensors(files, chance)
+        case _:
+            return mutate_json(files, chance, chance.choice(["config.json", "config.json", "vocab.json"]))
+
+
 def mutate_json(files, chance, name):
     """A file of JSON: by its meaning, or by its bytes."""
     if chance.randrange(4) == 0:
@@ -402,6 +422,7 @@ def read_bundle(folder):
 MAKE = {
     "safetensors": safetensors,
     "huggingface": huggingface,
+    "gpt2": gpt2,
     "tokenizer.json": tokenizers,
     "gguf": gguf,
     "openai": openai,
@@ -410,6 +431,7 @@ MAKE = {
 MUTATE = {
     "safetensors": mutate_safetensors,
     "huggingface": mutate_huggingface,
+    "gpt2": mutate_gpt2,
     "tokenizer.json": mutate_tokenizers,
     "gguf": mutate_gguf,
     "openai": mutate_openai,
@@ -418,6 +440,7 @@ MUTATE = {
 READ = {
     "safetensors": read_safetensors,
     "huggingface": read_huggingface,
+    "gpt2": read_huggingface,
     "tokenizer.json": read_tokenizer,
     "gguf": read_gguf,
     "openai": read_openai,

@@ -128,7 +128,7 @@ def only_bpe(tokenizer: AnyTokenizer, path: Path) -> Tokenizer:
 
 
 def read_pair(merges: Path, ids: Path) -> Tokenizer:
-    """GPT-2's pair. Special is what neither is a byte nor made by a merge."""
+    """GPT-2's pair. Special is what neither is a byte nor made by a merge, and looks like <this> or [this]."""
     numbers = checked_ids(json_of(ids))
     try:
         lines = bytes_of(merges).decode().split("\n")
@@ -139,6 +139,11 @@ def read_pair(merges: Path, ids: Path) -> Tokenizer:
     names = {number: name for name, number in numbers.items()}
     made = {names[left] + names[right] for left, right in joined}
     special = {name: number for name, number in numbers.items() if len(name) > 1 and name not in made}
+    if unmade := [name for name in special if name[0] + name[-1] not in ("<>", "[]")]:
+        raise TokenizerError(
+            f"{len(unmade):,} tokens of {ids.name} are made by no merge, such as {files.quoted(unmade[0])}: "
+            f"{merges.name} is cut, or of another model. Fetch it again"
+        )
     tokens = [b""] * (max(numbers.values(), default=-1) + 1)
     for name, number in numbers.items():
         tokens[number] = name.encode() if name in special else raw(name)
