@@ -24,8 +24,16 @@ def proof_chapter(result: Result) -> Section:
         ("compared on", number(result["tokens"]), f"tokens of {result['text']}"),
         ("bound", f"{result['tolerance'] * result['scale']:.1e}", f"{result['tolerance']:.0e} of the largest score"),
     ]
-    columns = ("form", "what it is", "verdict", "max |Δ|", "KL, nats per token", "bits per byte", "95 %", "same greedy")
-    parts = [facts(numbers), figure(distances(result)), table(Table(columns, [_row(row) for row in result["rows"]]))]
+    columns = ("form", "what it is", "verdict", "max Δ", "KL", "bits per byte", "95 % from", "to", "same greedy")
+    note_on_columns = paragraph(
+        "KL: nats per token, from the reference. Bits per byte: the form's minus the reference's."
+    )
+    parts = [
+        facts(numbers),
+        figure(distances(result)),
+        note_on_columns,
+        table(Table(columns, [_row(row) for row in result["rows"]])),
+    ]
     if first := [line for row in ran if (line := _first(row))]:
         parts += [heading("Where they first choose another token"), *map(paragraph, first)]
     if missing := [f"{row['form']}: {row['note']}." for row in result["rows"] if row["note"]]:
@@ -66,10 +74,11 @@ def distances(result: Result) -> Picture:
 
 
 def _row(row: Result) -> Row:
-    interval = row["interval_95"] and f"{row['interval_95'][0]:+.5f} … {row['interval_95'][1]:+.5f}"
-    bits = row["bits_per_byte"] if row["bits_per_byte"] is None else f"{row['bits_per_byte']:+.5f}"
-    same = row["same_greedy"] if row["same_greedy"] is None else f"{row['same_greedy']:.2%}"
-    return (row["form"], row["about"], row["verdict"], row["max_delta"], row["kl"], bits, interval, same)
+    """A form in the table; of differences in bits, five digits."""
+    differences = (row["bits_per_byte"], *(row["interval_95"] or (None, None)))
+    bits = [value if value is None else round(value, 5) for value in differences]
+    same = row["same_greedy"] if row["same_greedy"] is None else f"{row['same_greedy']:.1%}"
+    return (row["form"], row["about"], row["verdict"], row["max_delta"], row["kl"], *bits, same)
 
 
 def _first(row: Result) -> str:
