@@ -1,18 +1,22 @@
 """A GGUF file of ours: llama.cpp runs it, the gguf package reads it, and it is the model."""
 
+import json
+import urllib.request
 from dataclasses import replace
 
 import gguf as oracle
 import pytest
 import torch
 from llama_cpp import LlamaCpp
-from outgoing import FAMILIES, TEXT, outgoing, trained
+from outgoing import CHATML, FAMILIES, TEXT, outgoing, trained
 
 from firsthand.errors import CheckpointError, ConfigError, ModelError, TokenizerError
 from firsthand.interop import gguf, gguf_quantize
 from firsthand.interop.to_gguf import to_gguf
 from firsthand.model.config import FAST
+from firsthand.tokenizer.chat import Chat
 from firsthand.tokenizer.simple import CharTokenizer
+from firsthand.tokenizer.styles import STYLES, Turn
 
 PROMPT = [72, 101, 108, 108, 111]
 KINDS = ["f32", "f16", "bf16", "q8_0", "q4_0"]
@@ -46,6 +50,20 @@ def test_llama_cpp_runs_every_family_with_the_same_tokens(family, tmp_path):
     assert greedy == said[:ended]
     assert (logs - wanted).abs().max() < (5e-3 if family == "gpt2" else 1e-4)  # its GELU is a table in half precision
     assert ids == model.tokenizer.encode(TEXT).tolist()
+
+
+@pytest.mark.parametrize("template", [CHATML, STYLES["chatml"].jinja], ids=["plain", "with marks for training"])
+def test_llama_cpp_writes_a_chat_as_we_do(template, tmp_path):
+    model = replace(outgoing("llama"), template=template)
+    to_gguf(model, tmp_path / "out", "f32")
+    chat, turns = Chat(template, model.tokenizer, model.ends), [Turn("system", "Be brief."), Turn("user", "a\n\nb")]
+    with LlamaCpp(tmp_path / "out" / "model.gguf") as llama:
+        body = json.dumps({"messages": [turn._asdict() for turn in turns]}).encode()
+        asked = urllib.request.Request(f"{llama.server.listening_address}/apply-template", body)
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            text = json.load(answer)["prompt"]
+        assert text == chat.text(turns)
+        assert llama.tokenize(text) == chat.prompt(turns)
 
 
 @pytest.mark.parametrize("kind, most", [("bf16", 0.1), ("f16", 0.02), ("q8_0", 0.1), ("q4_0", 0.1)])

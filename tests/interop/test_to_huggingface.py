@@ -14,7 +14,9 @@ from firsthand.errors import CheckpointError, ConfigError, ModelError
 from firsthand.files import tensors as stored
 from firsthand.interop import huggingface, verified
 from firsthand.interop.export import export
+from firsthand.model.assemble import weights
 from firsthand.model.config import FAST
+from firsthand.model.gpt import GPT
 from firsthand.tokenizer.simple import WordTokenizer
 
 CLASSES = {"gpt2": "GPT2LMHeadModel", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -138,9 +140,13 @@ def test_a_full_disk_is_refused_before_the_work(tmp_path, monkeypatch):
 
 def test_what_nobody_else_can_run_is_refused(tmp_path):
     model = outgoing("llama")
-    fast = replace(model, config=replace(model.config, **FAST))
+    config = replace(model.config, **FAST)
+    fast = replace(model, config=config, tensors=weights(GPT(config)))
     with pytest.raises(ModelError, match="runs in firsthand alone"):
         export(fast, "hf", tmp_path / "out")
+    strange = replace(model, tensors={**model.tensors, "blocks.0.mlp.up.codes": torch.zeros(3)})
+    with pytest.raises(ModelError, match=r"tensor 'blocks\.0\.mlp\.up\.codes' belongs to no part of this model"):
+        export(strange, "gguf", tmp_path / "out")
     with pytest.raises(ModelError, match="random llama has no adapters, and peft holds nothing else"):
         export(model, "peft", tmp_path / "out")
     with pytest.raises(ConfigError, match=r"no format 'ggfu'; use hf, gguf, peft\. Did you mean 'gguf'\?"):

@@ -7,6 +7,7 @@ from firsthand.interop.foreign import Foreign
 from firsthand.interop.to_gguf import to_gguf
 from firsthand.interop.to_huggingface import to_huggingface
 from firsthand.interop.verified import Exported
+from firsthand.model.assemble import hollow
 
 FORMATS = ("hf", "gguf", "peft")
 
@@ -16,6 +17,7 @@ def export(model: Foreign, to: str, target: Path | str, kind: str | None = None)
 
     Without a kind a Hugging Face folder keeps the type the weights have, and a GGUF file gets f16.
     """
+    hollow(model.config, {name: tensor.shape for name, tensor in model.tensors.items()}, model.where)
     if to == "hf":
         return to_huggingface(model, Path(target), kind)
     if to == "gguf":
