@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from firsthand.infer.sample import Sampler, pick
+from firsthand.infer.speculate import Lookup
 from firsthand.lessons import sampling
 
 
@@ -52,3 +53,19 @@ def test_the_numbers_of_the_lesson():
     assert [sampling.draw(torch.tensor([0.5, 0.25, 0.25]), u) for u in (0.0, 0.49, 0.5, 0.74, 0.75, 0.99)] == [
         0, 0, 1, 1, 2, 2,
     ]  # fmt: skip
+
+
+def test_the_lesson_guesses_what_the_product_guesses():
+    for seed in range(40):
+        ids = torch.randint(4, (3 + seed,), generator=torch.Generator().manual_seed(seed)).tolist()
+        lookup = Lookup(6)
+        lookup.size = 6
+        slow, fast = sampling.look_up(ids, 6), lookup.guess(ids)
+        assert fast[: len(slow)] == slow  # the product goes on where the text repeats up to its end
+        assert bool(fast) == bool(slow)
+
+
+def test_the_lesson_keeps_right_guesses_and_one_token_more():
+    assert sampling.accept([5, 6, 7], [5, 6, 9, 2]) == [5, 6, 9]
+    assert sampling.accept([5, 6, 7], [5, 6, 7, 2]) == [5, 6, 7, 2]
+    assert sampling.accept([], [4]) == [4]
