@@ -4,7 +4,12 @@ import json
 
 import pytest
 
-from firsthand.journey import stages, walk
+from firsthand.checkpoint import bundle
+from firsthand.journey import real, stages, walk
+from firsthand.model.config import ModelConfig
+from firsthand.model.gpt import GPT
+from firsthand.tokenizer.bpe import Tokenizer
+from firsthand.tokenizer.styles import STYLES
 
 SMALL = (
     "tokenizer.vocab_size=300",
@@ -19,7 +24,7 @@ SMALL = (
     "train.sample_every=2",
     "data.source=small",
 )
-NAMES = ["tokenizer", "data", "attention", "model", "pretrain", "generate"]
+NAMES = ["tokenizer", "data", "attention", "model", "pretrain", "generate", "weights"]
 
 
 @pytest.fixture
@@ -35,7 +40,18 @@ def small(tmp_path, monkeypatch):
         stages.texts, "locate", lambda source: text if source in ("pydocs", "small") else tmp_path / source
     )
     monkeypatch.setattr("firsthand.run.train.locate", lambda source: text if source == "small" else tmp_path / source)
+    monkeypatch.setattr(real, "MODEL", str(chat_model(tmp_path / "chat")))
+    monkeypatch.setattr(real, "TOKENS", 24)
     return tmp_path / "journey"
+
+
+def chat_model(folder):
+    """A tiny model that knows turns, though it has nothing to say."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = Tokenizer.train(["to be or not to be"], 262, "gpt2", special)
+    config = ModelConfig(vocab_size=262, context_length=256, n_layer=2, n_head=2, d_model=16)
+    ends = {"ends": [tokenizer.special_tokens["<|im_end|>"]]}
+    return bundle.save(folder, GPT(config), tokenizer, ends, template=STYLES["chatml"].jinja)
 
 
 def go(out, fresh: bool = False) -> list[tuple[str, dict]]:
@@ -89,3 +105,22 @@ def test_a_damaged_result_is_made_again(small):
     told = dict(go(small))
     assert "kept" not in told["attention"]
     assert json.loads((small / "stages" / "3-attention.json").read_text())["result"]["ladder"]
+
+
+def test_the_real_model_is_proved_and_answers(small):
+    found = dict(go(small))["weights"]
+    assert found["proof"]["exact"]
+    assert len(found["asked"]) == len(real.QUESTIONS)
+    page = (small / "report.html").read_text()
+    assert "Is every form the same model?" in page
+
+
+def test_a_real_model_that_cannot_be_had_is_left_out_and_tried_again(small, monkeypatch, tmp_path):
+    monkeypatch.setenv("FIRSTHAND_HOME", str(tmp_path / "empty"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(real, "MODEL", "gpt2")
+    told = dict(go(small))
+    assert "cannot be fetched here" in told["weights"]["lines"][0]
+    assert "cannot be fetched here" in (small / "report.html").read_text()
+    assert "kept" not in dict(go(small))["weights"]
+    assert dict(go(small))["generate"]["kept"]

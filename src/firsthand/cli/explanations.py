@@ -37,7 +37,10 @@ EXPLANATIONS = {
         "distribution, above 1 is wilder; a negative one would turn the ranking upside down."
     ),
     "FH017": "top-k keeps the k likeliest tokens, so k cannot exceed the vocabulary. 0 turns it off.",
-    "FH018": "The folder was written by another program. Only folders that firsthand wrote are read here.",
+    "FH018": (
+        "The architecture, or one value of its config, is none that is computed here. GPT-2, Llama, Mistral, Qwen 2 "
+        "and Qwen 3 are read, from Hugging Face folders and GGUF files."
+    ),
     "FH019": "The file is shorter than its own header promises: a download or a copy broke off. Fetch it again.",
     "FH020": (
         "Git LFS keeps large files elsewhere and leaves a small text in their place. `git lfs pull` in that "

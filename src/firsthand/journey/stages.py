@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from firsthand.data.tokens import Tokens, show_windows, windows
+from firsthand.journey import real
 from firsthand.lessons import attention as rungs
 from firsthand.lessons import gpt as lesson
 from firsthand.model import sizes
@@ -236,4 +237,9 @@ def _neighbours(bundle: Any) -> dict[str, Any]:
     return neighbours(bundle.model.embed.weight.detach().numpy(), tokens, whole)
 
 
-STAGES: tuple[Callable[[Trip], dict[str, Any]], ...] = (tokenizer, data, attention, model, pretrain, generate)
+def weights(trip: Trip) -> dict[str, Any]:
+    """A model that others trained comes in, is the same in every form, and answers."""
+    return real.weights(trip.out)
+
+
+STAGES: tuple[Callable[[Trip], dict[str, Any]], ...] = (tokenizer, data, attention, model, pretrain, generate, weights)

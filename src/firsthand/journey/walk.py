@@ -41,7 +41,8 @@ def walk(out: Path, fresh: bool, tell: Tell) -> Path:
                 result = stage(Trip(out, results))
                 result["seconds"] = time.monotonic() - began
                 path.parent.mkdir(exist_ok=True)
-                files.write_file(path, json.dumps({"key": key, "result": result}, ensure_ascii=False))
+                if "left_out" not in result:  # what could not be done now is tried again the next time
+                    files.write_file(path, json.dumps({"key": key, "result": result}, ensure_ascii=False))
                 tell(stage.__name__, result)
             else:
                 tell(stage.__name__, result | {"kept": True})

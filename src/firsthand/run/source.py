@@ -63,7 +63,8 @@ def reader_of(path: Path) -> Reader | None:
     if (path / "hparams.json").exists():
         return openai_gpt2.read
     if (path / "config.json").exists():
-        fields = files.parse_json(files.read_file(path / "config.json"), files.shown(path / "config.json"))
+        config = (path / "config.json").resolve()  # the hub's own cache holds links
+        fields = files.parse_json(files.read_file(config), files.shown(config))
         return huggingface.read if "architectures" in fields or "model_type" in fields else None
     if found := sorted(path.glob("*.gguf")):
         if len(found) > 1:

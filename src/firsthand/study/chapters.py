@@ -27,6 +27,7 @@ from firsthand.study.page import (
     quotes,
     table,
 )
+from firsthand.study.proof import proof_chapter
 from firsthand.study.tokens import token_lengths, window_picture
 
 Result = dict[str, Any]
@@ -41,6 +42,7 @@ def chapter(stage: str, result: Result) -> Section:
         "model": model,
         "pretrain": pretrain,
         "generate": generate,
+        "weights": weights,
     }
     if stage in makers:
         return makers[stage](result)
@@ -171,6 +173,26 @@ def generate(result: Result) -> Section:
         "Temperature 0 always takes the likeliest; top-k cuts off the long tail of unlikely ones."
     )
     return Section("The model writes", lead, parts)
+
+
+def weights(result: Result) -> Section:
+    """A model that others trained, and whether all its forms are one."""
+    if "left_out" in result:
+        return Section("A model that others trained", "", [code("\n".join(result["lines"]))])
+    shape, proof = result["shape"], proof_chapter(result["proof"])
+    numbers = [
+        ("parameters", number(shape["parameters"]), "numbers, learned by others"),
+        ("depth", number(shape["n_layer"]), f"blocks of width {shape['d_model']}"),
+        ("heads", f"{shape['n_head']}", f"of queries, {shape['n_kv_head']} of keys and values"),
+        ("context", number(shape["context_length"]), "tokens it can look back on"),
+    ]
+    asked = [("greedy", f"{one['question']}\n", one["answer"]) for one in result["asked"]]
+    lead = (
+        "Nothing but size and data separates the model above from this one: its weights are put into the same code, "
+        "read from a file of another program, and it answers in turns, by the template it was tuned with."
+    )
+    parts = [facts(numbers), quotes(asked), heading(proof.title), paragraph(proof.lead), *proof.parts]
+    return Section("A model that others trained", lead, parts)
 
 
 def _way(temperature: float, top_k: int) -> str:
