@@ -12,6 +12,7 @@ from firsthand.checkpoint.bundle import Bundle
 from firsthand.errors import ConfigError, ModelError
 from firsthand.infer.constrain import Grammar, Limit, choices, json_schema, regex
 from firsthand.infer.generate import Sampling, explain, generate, tokens
+from firsthand.tokenizer.bpe import Tokenizer
 from firsthand.tokenizer.simple import CharTokenizer
 
 PERSON = {
@@ -165,7 +166,7 @@ def test_a_schema_that_cannot_be_followed_is_refused():
 def test_a_tokenizer_that_cannot_write_everything_is_refused():
     it = bundle()
     letters = Bundle(it.model, CharTokenizer.train("abc"), {}, it.path)
-    with pytest.raises(ConfigError, match=r"this one \(char\) has no token for the byte 0x00"):
+    with pytest.raises(ConfigError, match=r"this one \(char\) has no token for the byte 0x09"):
         Limit(choices(["a"]), letters.tokenizer, letters.ends)
     with pytest.raises(ConfigError, match=r"this one \(bpe\) has no token that ends an answer"):
         Limit(choices(["a"]), it.tokenizer, ())
@@ -178,6 +179,17 @@ def test_a_grammar_that_breaks_down_on_the_way_is_no_end():
         limit.take(ord("b"))
     with pytest.raises(ModelError, match="the grammar could not be followed"):
         Limit(Grammar("mine", "nonsense {"), it.tokenizer, it.ends)
+
+
+def test_a_character_that_the_tokenizer_cannot_write_is_said_and_does_not_end_the_answer():
+    tokens = [b"" if byte in (4, 6) else bytes([byte]) for byte in range(256)]  # as SmolLM2's
+    tokenizer = Tokenizer([*tokens, b"<|endoftext|>"], [], "gpt2", {"<|endoftext|>": 256})
+    for pattern in ("a\x04", "a[\x04\x06]"):
+        limit = Limit(regex(pattern), tokenizer, (256,))
+        with pytest.raises(ModelError, match="the grammar could not be followed"):
+            for _ in "ab":
+                limit.allow(torch.zeros(257))
+                limit.take(ord("a"))
 
 
 def test_without_the_library_the_message_says_what_to_install(monkeypatch):

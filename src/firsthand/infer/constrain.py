@@ -19,6 +19,7 @@ from torch import Tensor
 
 from firsthand.errors import ConfigError, ModelError, TokenizerError
 from firsthand.infer.sample import NEVER, Stage
+from firsthand.tokenizer.vocabulary import COMMON
 
 # as `json.dumps` writes: free white space would let a weak model write blanks for ever
 LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -109,11 +110,11 @@ class Vocabulary:
     def __init__(self, tokenizer: Any, ends: Sequence[int]):
         self.tokens = [_bytes(tokenizer, id) for id in range(tokenizer.vocab_size)]
         self.special_token_ids = sorted({*tokenizer.special_tokens.values(), *ends})
-        missing = set(range(256)) - {token[0] for token in self.tokens if len(token) == 1}
+        missing = COMMON - {token[0] for token in self.tokens if len(token) == 1}
         if missing or not ends:  # where every byte is a token, every beginning can be completed: no dead ends
             lacking = f"no token for the byte 0x{min(missing):02x}" if missing else "no token that ends an answer"
             raise ConfigError(
-                f"a grammar needs a tokenizer that can write all bytes and an end; this one ({tokenizer.kind}) has "
+                f"a grammar needs a tokenizer that can write everything and an end; this one ({tokenizer.kind}) has "
                 f"{lacking}. Use a model with a BPE tokenizer"
             )
         self.eos_token_id = ends[0]
