@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results.jsonl"
 VERBS = ["", "journey", "get", "tokenize", "tokenizer", "tokenizer train", "tokenizer compare", "data", "data prepare"]
-VERBS += ["data show", "train", "generate", "chat", "evaluate", "prove", "inspect", "info", "import", "export", "report"]
-VERBS += ["explain"]
+VERBS += ["data show", "train", "generate", "chat", "evaluate", "prove", "inspect", "info", "import", "export"]
+VERBS += ["report", "explain"]
 
 
 def cli_page() -> str:
