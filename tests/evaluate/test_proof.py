@@ -72,7 +72,7 @@ def test_forms_of_fewer_bits_drift_and_are_not_judged():
     for name in ("int8 cache", "bfloat16", "float16"):
         assert found[name].verdict == "drift" and found[name].of_scale > 1e-4, name
     assert found["bfloat16"].kl > found["float16"].kl > 0
-    assert "no char tokenizer" in found["GGUF Q4_0"].note and found["GGUF Q4_0"].verdict == "not run"
+    assert "char tokenizer" in found["GGUF Q4_0"].note and found["GGUF Q4_0"].verdict == "not run"
 
 
 def forgetful(model, rows):

@@ -52,7 +52,7 @@ class Form:
     about: str
     exact: bool
     open: Open
-    cost: float = 1.0  # seconds, as a multiple of the reference's (SmolLM2-135M, 1,024 tokens, two cores)
+    cost: float = 2.0  # seconds, as a multiple of the reference's (SmolLM2-135M, 1,024 tokens); half is comparing
     slow: bool = False  # run only when asked for
 
 
@@ -64,7 +64,7 @@ class Greedy:
     about: str
     exact: bool
     write: Callable[[GPT, list[int], int], list[int]]
-    cost: float = 1.0
+    cost: float = 1.5
     slow: bool = False
 
 
@@ -192,12 +192,12 @@ def foreign(bundle: Bundle) -> Foreign:
     return Foreign(model.config, tensors, bundle.tokenizer, str(bundle.path), bundle.template, bundle.ends, about)
 
 
-def _exported(kind: str, exact: bool, about: str, slow: bool = False) -> Form:
+def _gguf(kind: str, exact: bool, about: str, slow: bool = False) -> Form:
     file = reopened(
         lambda bundle, target: to_gguf.to_gguf(foreign(bundle), target, kind),
         lambda target: gguf.read(target / to_gguf.FILE).build(),
     )
-    return Form(f"GGUF {kind.upper()}", about, exact, file, cost=5, slow=slow)
+    return Form(f"GGUF {kind.upper()}", about, exact, file, cost=6, slow=slow)
 
 
 def _paged(config: ModelConfig, batch: int, length: int) -> Cache:
@@ -226,7 +226,7 @@ CACHES: dict[str, tuple[Make, str]] = {  # how to make one, what it is
 def _cached(name: str) -> Form:
     make, about = CACHES[name]
     run = partial(fed_alone if name == "growing" else fed_together, make)  # a growing one takes rows of one length
-    return Form(f"{name} cache", f"{about}; fed in pieces of 1 to 64 tokens", name != "int8", opened(run), cost=2)
+    return Form(f"{name} cache", f"{about}; fed in pieces of 1 to 64 tokens", name != "int8", opened(run), cost=4)
 
 
 def guessing(model: GPT, ids: list[int], count: int) -> list[int]:
@@ -251,11 +251,11 @@ def _taken(drawn: Iterator[Drawn], ids: list[int], count: int) -> list[int]:
 FORMS: tuple[Form | Greedy, ...] = (
     Form("fused attention", "one kernel that never writes the weights down", True, opened(one_by_one, attend_fused)),
     Form("chosen attention", "explicit or fused, by shape, as in training", True, opened(one_by_one, attend)),
-    Form("float64", "how far float32 itself is off", True, opened(one_by_one, dtype=torch.float64), cost=3),
+    Form("float64", "how far float32 itself is off", True, opened(one_by_one, dtype=torch.float64), cost=4),
     Form("batch", "four rows of different lengths, padded on the right", True, opened(in_batches)),
     *map(_cached, CACHES),
-    Greedy("greedy, cached", "text written token by token", True, token_by_token, cost=0.5),
-    Greedy("greedy, guessing", "several tokens a pass, guessed from the text before", True, guessing, cost=0.5),
+    Greedy("greedy, cached", "text written token by token", True, token_by_token),
+    Greedy("greedy, guessing", "several tokens a pass, guessed from the text before", True, guessing),
     Form("compiled", "torch.compile", True, opened(in_one_graph, needs=needs_compiler), cost=30, slow=True),
     Form("own file", "saved and loaded, every byte checked", True, reopened(save, lambda at: bundles.load(at).model)),
     Form(
@@ -266,13 +266,13 @@ FORMS: tuple[Form | Greedy, ...] = (
             lambda bundle, target: to_huggingface.to_huggingface(foreign(bundle), target),
             lambda target: huggingface.read(target).build(),
         ),
-        cost=5,
+        cost=4,
     ),
-    _exported("f32", True, "a file for llama.cpp, written and read again"),
-    _exported("f16", False, "the same, weights in 16 bits", slow=True),
-    _exported("bf16", False, "the same, weights in 16 bits of wider range", slow=True),
-    _exported("q8_0", False, "the same, weights in 8.5 bits"),
-    _exported("q4_0", False, "the same, weights in 4.5 bits"),
+    _gguf("f32", True, "a file for llama.cpp, written and read again"),
+    _gguf("f16", False, "the same, weights in 16 bits", slow=True),
+    _gguf("bf16", False, "the same, weights in 16 bits of wider range", slow=True),
+    _gguf("q8_0", False, "the same, weights in 8.5 bits"),
+    _gguf("q4_0", False, "the same, weights in 4.5 bits"),
     Form("bfloat16", "weights and products in bfloat16", False, opened(one_by_one, dtype=torch.bfloat16)),
     Form(
         "float16",

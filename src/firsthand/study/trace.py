@@ -126,7 +126,8 @@ def _heads(axes: list["Axes"], maps: np.ndarray, tokens: list[str]) -> None:
     small = 7.0 if len(tokens) <= 16 else 4.5
     for one, (layer, head) in zip(axes, sorted(best), strict=False):
         show_map(one, maps[layer, head])
-        one.set_title(f"layer {layer + 1}, head {head + 1}: who looks at whom", pad=8)
+        one.set_title(f"layer {layer + 1}, head {head + 1}", pad=8)
+        one.set_xlabel("looks at")
         every = max(1, len(tokens) // 40)
         one.set_xticks(range(0, len(tokens), every), names[::every], fontsize=small, rotation=90)
         one.set_yticks(range(0, len(tokens), every), names[::every], fontsize=small)
