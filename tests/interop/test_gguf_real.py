@@ -9,6 +9,7 @@ greedy tokens are equal without exception.
 from pathlib import Path
 
 import gguf as llama_gguf
+import numpy as np
 import pytest
 import torch
 from llama_cpp import LlamaCpp
@@ -71,6 +72,23 @@ def prompts(foreign) -> list[list[int]]:
 def test_prompts_have_the_ids_of_llama_cpp(llama, prompts):
     texts = [llama.chat([{"role": "user", "content": question}]) for question in QUESTIONS] + BEGINNINGS
     assert [llama.tokenize(text) for text in texts] == prompts
+
+
+def test_any_text_has_the_ids_of_llama_cpp(llama, foreign):
+    signs = [
+        "abc XYZ 0189 \n\t\r",
+        "éßñø",
+        "中文日本語한국어",
+        "👍🏽👨‍👩‍👧🇩🇪",
+        "\u00a0\u3000\u200b\ufeff\u0085",
+        "٠२Ⅻ½²",
+        "'s'T'LLdon't",
+        "هلไทยहि",
+    ]
+    random = np.random.default_rng(6)
+    for _ in range(400):
+        text = "".join(random.choice([*random.choice(signs)]) for _ in range(16))
+        assert foreign.tokenizer.encode(text).tolist() == llama.tokenize(text), ascii(text)
 
 
 def test_greedy_text_is_that_of_llama_cpp(llama, model, prompts):
