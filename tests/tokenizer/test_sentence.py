@@ -16,6 +16,7 @@ from firsthand.errors import TokenizerError
 from firsthand.tokenizer import formats, tokenizer_json
 from firsthand.tokenizer.chat import Chat, Turn
 from firsthand.tokenizer.sentence import SentenceTokenizer, byte_name
+from firsthand.tokenizer.simple import CharTokenizer
 
 SPECIAL = ["<unk>", "<s>", "</s>"]
 BYTES = [byte_name(byte) for byte in range(256)]
@@ -112,8 +113,11 @@ def test_padding_adds_reserved_tokens(ours):
     padded = ours.padded(ours.vocab_size + 2)
     assert padded.special_tokens.keys() - ours.special_tokens.keys() == {"<|reserved_0|>", "<|reserved_1|>"}
     assert padded.encode(TEXT).tolist() == ours.encode(TEXT).tolist() and padded.begin == 1
+    assert formats.padded(ours, ours.vocab_size + 2).fingerprint == padded.fingerprint
     with pytest.raises(TokenizerError, match=r"\[FH001\]"):
         ours.padded(5)
+    with pytest.raises(TokenizerError, match="a char tokenizer of 2 ids cannot have 5 rows"):
+        formats.padded(CharTokenizer.train("ab"), 5)
 
 
 def test_a_chat_of_llama_2_gives_the_ids_of_tokenizers(theirs, ours):

@@ -107,7 +107,7 @@ def _tokenizer(folder: Path, config: ModelConfig) -> tuple[Any, int]:
             f"Use the tokenizer.json the model was trained with",
             code=1,
         )
-    return formats.only_bpe(tokenizer, folder).padded(rows) if tokens < rows else tokenizer, rows - tokens
+    return formats.padded(tokenizer, rows) if tokens < rows else tokenizer, rows - tokens
 
 
 def _template(folder: Path) -> str | None:

@@ -50,7 +50,7 @@ class Tokenizer:
     `special_tokens` are names with their ids; `encode` gives them only with allow_special=True. `shown` are those that
     other programs show when they decode ("special": false). `begin` is the id a model wants before every text, which
     `encode` does not add. `nfc` brings texts into Unicode's form NFC first.
-    For GGUF: `tokens` by id, `merge_bytes()`, `split.LLAMA_CPP` for the pattern's name there, `special_tokens`.
+    A GGUF file needs `tokens` by id, `merge_bytes()`, and a name for `pattern` and `whole` (interop/gguf_names.py).
     """
 
     kind = "bpe"

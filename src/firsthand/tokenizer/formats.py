@@ -21,6 +21,7 @@ from firsthand import files
 from firsthand.errors import CheckpointError, TokenizerError, nearest
 from firsthand.tokenizer import tokenizer_json
 from firsthand.tokenizer.bpe import Tokenizer
+from firsthand.tokenizer.simple import CharTokenizer, WordTokenizer
 from firsthand.tokenizer.split import pattern_code
 from firsthand.tokenizer.tokenizer_json import AnyTokenizer, checked_ids, raw, read_merges, visible
 
@@ -122,6 +123,13 @@ def only_bpe(tokenizer: AnyTokenizer, path: Path) -> Tokenizer:
     if not isinstance(tokenizer, Tokenizer):
         raise TokenizerError(f"{path.name} holds only bpe, this is a {tokenizer.kind} tokenizer; save tokenizer.json")
     return tokenizer
+
+
+def padded(tokenizer: AnyTokenizer, rows: int) -> AnyTokenizer:
+    """The same tokenizer with as many ids as a model has rows; one of characters or words cannot be widened."""
+    if isinstance(tokenizer, CharTokenizer | WordTokenizer):
+        raise TokenizerError(f"a {tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} ids cannot have {rows:,} rows")
+    return tokenizer.padded(rows)
 
 
 # ---------------------------------------------------------------- GPT-2: vocab.bpe and encoder.json

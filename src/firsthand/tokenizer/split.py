@@ -42,17 +42,6 @@ SPELLINGS = {text: name for name, text in PATTERNS.items()} | {
 }
 PATTERN_CODES = {name: code for code, name in enumerate(PATTERNS)}
 GPT2, CL100K, LLAMA3, QWEN2, SMOLLM = range(5)
-# llama.cpp's names for the same cuts (`tokenizer.ggml.pre` of a GGUF file) -> our name. llama.cpp compares names, and
-# "llama-bpe" also means that a piece which is a token is taken whole (`Tokenizer.whole`).
-LLAMA_CPP = {
-    "gpt-2": "gpt2",
-    "llama-bpe": "llama3",
-    "llama-v3": "llama3",
-    "llama3": "llama3",
-    "qwen2": "qwen2",
-    "deepseek-r1-qwen": "qwen2",
-    "smollm": "smollm",
-}
 APOSTROPHE, BLANK = np.uint8(0x27), np.uint8(0x20)
 D, E, L, M, R, S, T, V = (np.uint8(letter) for letter in b"delmrstv")
 UNMARKED = np.uint8(0)
