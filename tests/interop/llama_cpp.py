@@ -17,12 +17,15 @@ import xllamacpp
 
 
 class LlamaCpp:
-    """A model running in llama.cpp: float32 keys and values, no fused attention, no memory between questions."""
+    """A model running in llama.cpp: float32 keys and values, no fused attention, no memory between questions.
 
-    def __init__(self, path: Path, context_length: int = 512):
+    `slots` is how many questions, from as many threads, it answers in one batch.
+    """
+
+    def __init__(self, path: Path, context_length: int = 512, slots: int = 1):
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        params.n_ctx, params.n_parallel, params.n_gpu_layers = context_length, 1, 0
+        params.n_ctx, params.n_parallel, params.n_gpu_layers = slots * context_length, slots, 0
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.warmup = params.cache_prompt = params.ui = params.fit_params = False
