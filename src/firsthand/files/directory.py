@@ -60,7 +60,7 @@ def check(directory: Path) -> dict:
     raw = read_file(directory / MANIFEST)
     manifest = parse_json(raw, MANIFEST)
     if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{MANIFEST}: format {str(manifest.get('format'))[:20]}, this version reads {FORMAT}")
+        raise CheckpointError(f"{MANIFEST}: format {quoted(manifest.get('format'))}, this version reads {FORMAT}")
     listed, about = manifest.get("files"), manifest.get("about")
     if not isinstance(listed, dict) or not isinstance(about, dict) or raw != _sealed(listed, about):
         raise CheckpointError(f"{MANIFEST}: its seal differs")
