@@ -49,7 +49,8 @@ def search(
     new = torch.tensor([list(prompt)], device=model.embed.weight.device)
     while running and max_tokens:
         with evaluating(model):
-            logprobs = model.head(model.hidden(new, cache)[:, -1]).double().log_softmax(dim=-1)  # (R, V)
+            scores = model.head(model.hidden(new, cache)[:, -1])  # (R, V)
+        logprobs = scores.to("cpu", torch.float64).log_softmax(dim=-1)
         rows, candidates = _continued(running, logprobs, (1 + len(ends)) * beams, ends, max_tokens)
         ranked = list(zip(rows, candidates, strict=True))
         finished += [beam for _, beam in ranked[:beams] if beam.finish]  # what is worse would not have been kept

@@ -16,7 +16,7 @@ from torch import Tensor
 from firsthand.checkpoint.bundle import Bundle
 from firsthand.errors import ConfigError, ModelError
 from firsthand.infer.constrain import Grammar, Limit
-from firsthand.infer.draw import chooser, draw, next_scores
+from firsthand.infer.draw import Drawn, chooser, draw, next_scores
 from firsthand.infer.sample import Sampler, Step
 from firsthand.infer.speculate import Lookup, draw_guessing
 from firsthand.infer.stop import UntilStop, check_stops
@@ -197,7 +197,7 @@ class Writer:
             if finish:
                 return
 
-    def _drawn(self):
+    def _drawn(self) -> Iterator[Drawn]:
         if self.limit is not None:
             self.limit.restart()
         choose = chooser(self.sampling.sampler, self.generator, self.ids, self.limit)
@@ -207,7 +207,7 @@ class Writer:
         return draw_guessing(self.bundle.model, self.ids, choose, self.cache, self.lookup)
 
     def _token(self, id: int, text: str, scores: Tensor, finish: str | None) -> Token:
-        logprobs = scores.double().log_softmax(dim=0)
+        logprobs = scores.to("cpu", torch.float64).log_softmax(dim=0)
         top = logprobs.topk(self.sampling.logprobs)
         likeliest = tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
         return Token(id, text, float(logprobs[id]), likeliest, finish)
