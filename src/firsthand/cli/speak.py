@@ -84,6 +84,8 @@ def generate(
 ) -> None:
     """Continue a prompt with a trained model, token by token.
 
+    The prompt is raw text, for chat models too: `firsthand chat` speaks in turns.
+
     Parameters
     ----------
     source
