@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from peers import MULTILINGUAL
 from tokenizers import decoders, models, normalizers, processors, trainers
 
+from firsthand.data.encode import _encode
+from firsthand.data.ledger import Document, Source
 from firsthand.errors import TokenizerError
 from firsthand.tokenizer import formats, tokenizer_json
 from firsthand.tokenizer.chat import Chat, Turn
@@ -107,6 +109,13 @@ def test_cutting_into_chunks_changes_no_id_and_time_grows_with_the_text(ours):
     half = ours.encode(text[: len(text) // 2])
     assert np.array_equal(ids[: len(half) - 1], half[:-1])
     assert len(ours.encode("a" * 500_000)) <= 500_001  # one word without any place to cut
+
+
+def test_a_text_in_parts_is_refused_where_each_would_get_a_space(ours, tmp_path):
+    source = Source(tmp_path / "x.txt", "x.txt", "text", 0, 9, "", 0)
+    assert _encode(Document("the end", source, 0), ours).tolist() == ours.encode("the end").tolist()
+    with pytest.raises(TokenizerError, match=r"x\.txt is too large to be one text, and a tokenizer of Llama 2's kind"):
+        _encode(Document("the end", source, 0, ends=False), ours)
 
 
 def test_padding_adds_reserved_tokens(ours):

@@ -127,6 +127,14 @@ class Encoder:
 
 
 def _encode(document: Document, tokenizer: Tokenizer) -> np.ndarray:
+    if not document.ends:
+        from firsthand.tokenizer.sentence import SentenceTokenizer
+
+        if isinstance(tokenizer, SentenceTokenizer):  # every part would get a space before it
+            raise TokenizerError(
+                f"{document.source.name} is too large to be one text, and a tokenizer of Llama 2's kind cannot take it "
+                "in parts; cut it into documents: data.reading.separator=..."
+            )
     try:
         return tokenizer.encode(document.text)
     except TokenizerError as error:
