@@ -34,7 +34,7 @@ TEXTS = {
 
 def decode(bundle, ids: list[int], most: int) -> tuple[list[int], float, Writer]:
     """The tokens that follow, and the processor seconds of all but the first."""
-    writer = Writer(bundle, Sampling(TOKENS, 0, lookup=most), len(ids) + TOKENS)
+    writer = Writer(bundle, Sampling(TOKENS, 0, lookup=most))
     answer = writer.answer(ids)
     tokens = [next(answer).id]
     start = time.process_time()

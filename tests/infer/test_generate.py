@@ -255,6 +255,17 @@ def test_what_two_prompts_share_is_read_once():
     ]  # the same prompt again: only its last token is read again
 
 
+def test_a_conversation_that_outgrows_its_cache_gets_a_larger_one_and_says_the_same():
+    it, settings = bundle(), Sampling(3, 0, repetition_penalty=3.0)
+    writer = Writer(it, settings)
+    rooms = []
+    for length in (2, 5, 9, 30):
+        fresh = Writer(it, settings).answer(range(length))
+        assert [token.id for token in writer.answer(range(length))] == [token.id for token in fresh]
+        rooms.append(writer.cache.capacity)
+    assert rooms == [10, 10, 24, 47]  # 2 * (2 + 3), 2 * (9 + 3), and the context
+
+
 def test_penalties_of_presence_and_frequency_count_the_answer_and_not_the_prompt():
     it = forgetful({"a": 0.5, "b": 0.3, "c": 0.2}, end=0)
     # ln(0.5 / 0.3) = 0.51, ln(0.5 / 0.2) = 0.92, ln(0.3 / 0.2) = 0.41: at 1 every letter comes once before one twice

@@ -128,8 +128,7 @@ def generate(
 
 def tokens(bundle: Bundle, prompt: str, sampling: Sampling) -> Iterator[Token]:
     """The continuation of a prompt, token by token."""
-    ids = start(bundle, prompt)
-    return Writer(bundle, sampling, len(ids) + sampling.max_tokens).answer(ids)
+    return Writer(bundle, sampling).answer(start(bundle, prompt))
 
 
 def explain(bundle: Bundle, prompt: str, sampling: Sampling) -> list[Step]:
@@ -158,23 +157,24 @@ def start(bundle: Bundle, prompt: str) -> list[int]:
 class Writer:
     """A model that answers, and remembers what it has read: what two prompts share at their beginning is read once."""
 
-    def __init__(
-        self, bundle: Bundle, sampling: Sampling, capacity: int | None = None, ends: Sequence[int] | None = None
-    ):
+    def __init__(self, bundle: Bundle, sampling: Sampling, ends: Sequence[int] | None = None):
         sampling.check(bundle.model.config.vocab_size)
-        context = bundle.model.config.context_length
         self.bundle, self.sampling = bundle, sampling
         self.ends = bundle.ends if ends is None else ends
         self.limit = None if sampling.grammar is None else Limit(sampling.grammar, bundle.tokenizer, self.ends)
         self.generator = torch.Generator().manual_seed(sampling.seed)
         self.lookup = Lookup(sampling.lookup)
         self.ids: list[int] = []  # the last prompt and its answer, without the token that ended it
-        self.cache = StaticCache(bundle.model.config, length=min(capacity or context, context))
+        self.cache = StaticCache(bundle.model.config, length=1)
 
     def answer(self, prompt: Sequence[int]) -> Iterator[Token]:
         """What follows the ids of a prompt; it is checked now, and read with the first token that is asked for."""
         shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.ids, prompt, strict=False)))
         check_room(self.bundle, shared, len(prompt) - shared, self.sampling.max_tokens)
+        if (needed := len(prompt) + self.sampling.max_tokens) > self.cache.capacity:
+            # room for twice that, not for a context that may take gigabytes; all is read again then, which is rare
+            config = self.bundle.model.config
+            self.cache = StaticCache(config, length=min(2 * needed, config.context_length))
         # the last token is read again, if need be: its scores are not in the cache
         self.cache.rewind(min(int(self.cache.lengths[0]), shared, len(prompt) - 1))
         self.ids = list(prompt)

@@ -60,9 +60,8 @@ def schema(path: Path) -> Grammar:
 
 def continued(bundle: Bundle, prompt: str, sampling: Sampling) -> Answer:
     """What follows the prompt."""
-    ids = infer.start(bundle, prompt)
-    writer = Writer(bundle, sampling, len(ids) + sampling.max_tokens)
-    return Answer(writer, writer.answer(ids))
+    writer = Writer(bundle, sampling)
+    return Answer(writer, writer.answer(infer.start(bundle, prompt)))
 
 
 def conversation(bundle: Bundle, sampling: Sampling, longest: int | None = None, system: str = "") -> talk.Conversation:
