@@ -125,7 +125,8 @@ def proven(facts: dict[str, Any]) -> None:
     """A table of forms, what stood where they first chose another token, the caches, and the verdict."""
     say = show.console.print
     bits = f"{facts['bits_per_byte']:.4f} bits per byte"
-    say(f"{facts['model']} on {facts['tokens']:,} tokens of {facts['text']} in {facts['windows']} rows", markup=False)
+    rows = f"{facts['windows']} row{'s' * (facts['windows'] > 1)}"
+    say(f"{facts['model']} on {facts['tokens']:,} tokens of {facts['text']}, {rows}", markup=False)
     say(f"reference: explicit attention, no cache, {facts['dtype']}, one row at a time: {bits}\n", markup=False)
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("form", "verdict"):
@@ -158,8 +159,7 @@ def _cells(row: dict[str, Any]) -> list[str | Text]:
     return [
         row["form"],
         verdict,
-        f"{row['max_delta']:.1e}",
-        f"{row['kl']:.1e}",
+        *(f"{row[name]:.1e}" if row[name] else "0" for name in ("max_delta", "kl")),
         _signed(row["bits_per_byte"]),
         f"{_signed(low)} … {_signed(high)}",
         same,
@@ -188,8 +188,8 @@ def _tolerance(facts: dict[str, Any]) -> str:
     bound = facts["tolerance"] * facts["scale"]
     return (
         f"exact: no score is off by more than {bound:.1e}, {facts['tolerance']:.0e} of the largest one. "
-        f"Rounding in {facts['dtype']} stays far below; a fault does not.\n"
-        "drift: not the same in mathematics; how far off is measured, not judged."
+        f"Rounding in {facts['dtype']} stays far below; a fault does not."
+        "\ndrift: not the same in mathematics; how far off is measured, not judged."
     )
 
 
