@@ -125,7 +125,7 @@ class Keys:
         only = f"; only {' or '.join(map(repr, allowed))} can be computed here" if allowed else ""
         return CheckpointError(
             f"{self.where} says {key} {files.quoted(value)}{only or ', which cannot be computed here'}. "
-            f"Use another model, for example HuggingFaceTB/SmolLM2-135M",
+            f"Use another model",
             code=18,
         )
 
