@@ -97,7 +97,7 @@ def _require_tiles(path: Path, entries: dict[str, Entry], size: int) -> None:
     end = 0
     for offset, length, name in sorted((entry.offset, entry.size, name) for name, entry in entries.items()):
         if offset != end:
-            raise _damaged(path, f"{files.quoted(name)} begins at byte {offset:,}, the one before ends at {end:,}")
+            raise _damaged(path, f"{files.quoted(name)} begins at byte {offset:,}, not at {end:,}")
         end = offset + length
     if end != size:
         raise CheckpointError(
@@ -142,9 +142,7 @@ def _entry(name: str, fields: Fields, count: int) -> Entry:
     if entry.file >= count:
         raise CheckpointError(f"tensor {shown} lies in data file {entry.file:,} of {count:,}")
     if len(axes) > 8 or math.prod(axes) * entry.dtype.itemsize != entry.size:
-        raise CheckpointError(
-            f"tensor {shown} has {entry.size:,} bytes, which is not what its shape {axes[:8]!s:.60} needs"
-        )
+        raise CheckpointError(f"tensor {shown} has another size than its shape {axes[:8]!s:.40} says")
     return entry
 
 
