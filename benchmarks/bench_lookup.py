@@ -28,7 +28,7 @@ TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 TEXTS = {
     "a story, nothing to repeat": TURN.format("Tell me a story about a fox."),
     "a count, each line like the last": "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16,",
-    "code to repeat with a change": TURN.format(f"Repeat this code:\n{CODE}"),
+    "code to repeat": TURN.format(f"Repeat this code:\n{CODE}"),
 }
 
 
