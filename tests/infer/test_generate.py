@@ -1,5 +1,6 @@
 """Generation: cached equals recomputed, nothing half is shown, and a seed is a promise."""
 
+from dataclasses import replace
 from itertools import islice, product
 from math import log
 
@@ -11,11 +12,12 @@ from speakers import END, bundle, bytes_tokenizer, forgetful
 from firsthand.checkpoint.bundle import Bundle
 from firsthand.errors import ConfigError, ModelError
 from firsthand.infer.draw import chooser, draw, next_scores
-from firsthand.infer.generate import Sampling, Writer, explain, generate, stream, tokens
+from firsthand.infer.generate import Sampling, Writer, explain, generate, start, stream, tokens
 from firsthand.infer.sample import Sampler
 from firsthand.infer.stop import UntilStop
 from firsthand.infer.talk import Text
 from firsthand.model.cache import GrowingCache, StaticCache
+from firsthand.tokenizer.bpe import Tokenizer
 
 
 def draw_ids(model, ids, sampler, generator, cache=None):
@@ -296,3 +298,18 @@ def test_explain_shows_the_way_to_the_first_token():
     scores = next_scores(it.model, it.tokenizer.encode("the").tolist())
     assert gap(steps[0].before, scores.softmax(dim=0)) < 1e-10
     assert steps[1].kept == 5
+
+
+def test_a_model_that_wants_a_token_before_every_text_gets_it():
+    plain = bundle()
+    tokenizer = Tokenizer(
+        [plain.tokenizer.token_bytes(id) for id in range(plain.tokenizer.vocab_size)],
+        [(ord("t"), ord("h")), (256, ord("e"))],
+        "gpt2",
+        plain.tokenizer.special_tokens,
+        begin=END,
+    )
+    wanting = replace(plain, tokenizer=tokenizer)
+    assert start(wanting, "the") == [END, 257]
+    assert start(wanting, "") == [END]
+    assert start(plain, "the") == [257]

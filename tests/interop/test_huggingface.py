@@ -247,7 +247,7 @@ def test_quantized_weights_are_refused(folder):
     ("name", "shape", "said"),
     [
         ("model.layers.0.mlp.up_proj.weight", None, "tensor 'blocks.0.mlp.up.weight' is missing"),
-        ("model.layers.0.mlp.up_proj.weight", (24, 40), "is [24, 40], config.json asks for [40, 24]"),
+        ("model.layers.0.mlp.up_proj.weight", (24, 40), "is [24, 40], its config asks for [40, 24]"),
         ("model.layers.2.mlp.up_proj.weight", (40, 24), "tensor 'blocks.2.mlp.up.weight' belongs to no part"),
         ("model.layers.0.mlp.experts.weight", (40, 24), "tensor 'model.layers.0.mlp.experts.weight' belongs to no"),
     ],

@@ -117,7 +117,7 @@ WRONG = {
     ),
     "a matrix on its side": (
         change("model/h0/attn/c_attn/w", ["model/h0/attn/c_attn/w", 1, (1, 72, 24), NUMBERS]),
-        ["is [8, 72], config.json asks for [24, 24]"],
+        ["is [8, 72], its config asks for [24, 24]"],
     ),
     "a bias of two axes": (
         change("model/h0/ln_1/b", ["model/h0/ln_1/b", 1, (24, 1), bytes(96)]),

@@ -91,7 +91,7 @@ def tokenizer_train(
     vocab_size
         Tokens in the vocabulary, special tokens included.
     pattern
-        How text is cut into words first: gpt2, cl100k, llama3 or qwen2.
+        How text is cut into words first: gpt2, cl100k, llama3, qwen2 or smollm.
     kind
         bpe, word or char.
     """

@@ -142,8 +142,12 @@ def explain(bundle: Bundle, prompt: str, sampling: Sampling) -> list[Step]:
 
 
 def start(bundle: Bundle, prompt: str) -> list[int]:
-    """The ids of a prompt; of an empty one, the end-of-text token, after which the model has seen new texts begin."""
-    ids = bundle.tokenizer.encode(prompt).tolist()
+    """The ids of a prompt, behind the token that begins every text of the model, if it has one.
+
+    Of an empty prompt without such a token it is the end-of-text token, after which the model has seen texts begin.
+    """
+    begin = bundle.tokenizer.begin
+    ids = [*([] if begin is None else [begin]), *bundle.tokenizer.encode(prompt).tolist()]
     if ids:
         return ids
     if bundle.tokenizer.end_of_text is None:

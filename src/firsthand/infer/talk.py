@@ -20,8 +20,8 @@ class Text:
     @property
     def text(self) -> str:
         """All that was said and continued."""
-        ids, end = self.writer.ids, self.bundle.tokenizer.end_of_text
-        return self.bundle.tokenizer.decode(ids[1:] if ids[:1] == [end] else ids)
+        ids, tokenizer = self.writer.ids, self.bundle.tokenizer
+        return tokenizer.decode(ids[1:] if ids and ids[0] in (tokenizer.begin, tokenizer.end_of_text) else ids)
 
     def say(self, text: str) -> Iterator[Token]:
         """Append a text now, and give the model's continuation token by token."""

@@ -40,7 +40,7 @@ def assemble(
 def hollow(config: ModelConfig, shapes: Shapes, where: str, change: Change | None = None) -> GPT:
     """The model of a config without memory for its weights, once tensors of these shapes were seen to fit it."""
     if config.n_layer > len(shapes):  # building a thousand layers to learn that the file has ten would cost seconds
-        raise _misfit(where, f"config.json says n_layer {config.n_layer}, the file has {len(shapes)} tensors")
+        raise _misfit(where, f"its config says n_layer {config.n_layer}, the file has {len(shapes)} tensors")
     with torch.device("meta"), Undrawn():
         model = GPT(config)
         if change is not None:
@@ -52,7 +52,7 @@ def hollow(config: ModelConfig, shapes: Shapes, where: str, change: Change | Non
         raise _misfit(where, f"tensor {files.quoted(name)} belongs to no part of this model.{nearest(name, expected)}")
     for name, shape in expected.items():
         if list(shapes[name]) != shape:
-            raise _misfit(where, f"tensor {name!r} is {list(shapes[name])}, config.json asks for {shape}")
+            raise _misfit(where, f"tensor {name!r} is {list(shapes[name])}, its config asks for {shape}")
     return model
 
 
@@ -64,7 +64,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _misfit(where: str, what: str) -> ModelError:
-    return ModelError(f"{where} does not fit its config.json: {what}")
+    return ModelError(f"{where} does not fit its config: {what}")
 
 
 class Undrawn(TorchFunctionMode):

@@ -37,7 +37,7 @@ class TokenizerSection:
     source: str | None = None  # a folder, a file or a catalog name; None: learn one
     kind: Literal["bpe", "word", "char"] = "bpe"
     vocab_size: Annotated[int, Field(ge=1, le=4_000_000)] = 4096
-    pattern: Literal["gpt2", "cl100k", "llama3", "qwen2"] = "gpt2"
+    pattern: Literal["gpt2", "cl100k", "llama3", "qwen2", "smollm"] = "gpt2"
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
