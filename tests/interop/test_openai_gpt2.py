@@ -125,7 +125,7 @@ WRONG = {
     ),
     "another width": (
         change("model/wpe", ["model/wpe", 1, (19, 23), bytes(4 * 19 * 23)]),
-        ["is [19, 23], config.json"],
+        ["is [19, 23], its config"],
     ),
 }
 
