@@ -12,12 +12,13 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from firsthand.errors import CheckpointError, ModelError
-from firsthand.linear import lora
+from firsthand.linear import labels, lora
 from firsthand.linear.swap import swap
 from firsthand.model.gpt import GPT
 
 KINDS: dict[str, Callable[[nn.Module, dict[str, Any]], nn.Module]] = {
     "lora": lora.over,
+    "labels": labels.instead,
 }
 
 

@@ -98,13 +98,31 @@ class GPT(nn.Module):
             raise ModelError(f"ids have shape {tuple(ids.shape)}; give rows of ids (B, T), for one row ids[None]")
         positions, mask = self._look(ids) if cache is None else self._look_back(ids, cache, lengths)
         x = self.dropout(self._embed(ids, positions))
-        this = Pass(self._rotary(positions), mask, cache, self.attend)
-        for block in self.blocks:
-            again = self.checkpointing and self.training and cache is None
-            x = checkpoint(block, x, this, use_reentrant=False) if again else block(x, this)
+        x = self._through(x, Pass(self._rotary(positions), mask, cache, self.attend), 0, None)
         if cache is not None:
             cache.advance()
         return self.norm(x)
+
+    def stream(self, ids: Tensor, upto: int) -> Tensor:
+        """What the first `upto` blocks make of the ids: (B, T) -> (B, T, C); `finish(stream(ids, n), n)` is `hidden`.
+
+        Two halves of one pass: where the lower blocks are frozen, the first half need not be computed twice.
+        """
+        positions, mask = self._look(ids)
+        x = self.dropout(self._embed(ids, positions))
+        return self._through(x, Pass(self._rotary(positions), mask, None, self.attend), 0, upto)
+
+    def finish(self, x: Tensor, first: int) -> Tensor:
+        """What the head reads, from what came out of the blocks below `first`: (B, T, C) -> (B, T, C)."""
+        positions, mask = self._look(x)
+        return self.norm(self._through(x, Pass(self._rotary(positions), mask, None, self.attend), first, None))
+
+    def _through(self, x: Tensor, this: Pass, first: int, upto: int | None) -> Tensor:
+        """Blocks [first, upto), one after the other: (B, T, C) -> (B, T, C)."""
+        again = self.checkpointing and self.training and this.cache is None
+        for block in list(self.blocks)[first:upto]:
+            x = checkpoint(block, x, this, use_reentrant=False) if again else block(x, this)
+        return x
 
     def _look(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Where the tokens stand: (T,); and the mask of what each may look at, None where plainly causal."""

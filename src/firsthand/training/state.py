@@ -104,8 +104,13 @@ def fingerprint(data: Sequence) -> str:
     """How many examples, and a hash over a hundred of them spread evenly: other data will not have the same."""
     digest = hashlib.sha256(str(len(data)).encode())
     for i in range(0, len(data), max(1, len(data) // 100)):
-        digest.update(repr(np.asarray(data[i]).tolist()).encode())
+        digest.update(repr(_plain(data[i])).encode())
     return f"{len(data)} examples, {digest.hexdigest()[:16]}"
+
+
+def _plain(example: Any) -> Any:
+    """An example as lists and numbers: a window of ids, or a tuple of parts that need not be equally long."""
+    return [_plain(part) for part in example] if isinstance(example, tuple) else np.asarray(example).tolist()
 
 
 def _random_tensors() -> dict[str, Tensor]:
