@@ -60,8 +60,8 @@ EXPLANATIONS = {
         "lock dies with its process: there is nothing to clean up after a crash."
     ),
     "FH025": (
-        "The folder already holds a run or a text that was made with other settings, and mixing two would make "
-        "both worthless. Go on with --resume and the same settings, or choose another out=."
+        "The folder already holds a run, a text or an export, and mixing two would make both worthless. Go on with "
+        "--resume and the same settings, or choose another folder."
     ),
     "FH026": (
         "Nothing usable was found: the files are empty, blank, or lack the text. The message counts what was "

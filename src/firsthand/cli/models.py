@@ -1,7 +1,7 @@
 """Verbs that take models of other programs in, and give models to other programs."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cyclopts import App
 
@@ -36,7 +36,7 @@ def export(
     *,
     to: Literal["hf", "gguf", "peft"],
     out: Path,
-    type: Literal["", "f32", "f16", "bf16", "q8_0", "q4_0"] = "",
+    type: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] | None = None,
     json: bool = False,
 ) -> None:
     """Give a model to other programs; what was written is opened again and compared before it gets its name.
@@ -57,7 +57,29 @@ def export(
     from firsthand.run import exchange
 
     fetched(source)
-    show.facts(exchange.export(source, to, out, type), as_json=json)
+    found = exchange.export(source, to, out, type)
+    if json:
+        show.as_one_object(found)
+    else:
+        exported(found)
+
+
+def exported(found: dict[str, Any]) -> None:
+    """What stands on the disk, what was compared, and where it runs."""
+    drift = found["drift"]
+    at = drift["differs_at"]
+    same = f"all {drift['tokens']} are the same" if at is None else f"number {at + 1} is the first other one"
+    show.facts(
+        {
+            "path": str(found["path"]),
+            "holds": f"{found['kind']}, {found['size']:,} bytes",
+            "opened_again": "every tensor, token and setting is the one meant",
+            "rounding": f"moves a score by at most {drift['largest']:.2g}; the largest score is {drift['scale']:.3g}",
+            "greedy_tokens": f"of {drift['tokens']} {same}" if at is not None else same,
+            "runs_in": ", ".join(found["runs_in"]),
+            **{f"note_{number}": note for number, note in enumerate(found["notes"], start=1)},
+        }
+    )
 
 
 ALL = (import_app, export)

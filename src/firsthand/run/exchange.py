@@ -23,11 +23,12 @@ def bring(source: str | Path, out: Path, progress: Progress | None = None) -> di
     return use.info(out)
 
 
-def export(source: str | Path, to: str, out: Path, kind: str = "") -> dict[str, Any]:
+def export(source: str | Path, to: str, out: Path, kind: str | None = None) -> dict[str, Any]:
     """Write a model for other programs; it is opened again and compared before it gets its name."""
     bundle = load(source, dtype=None)
     model = bundle.model
     given = Foreign(
         model.config, weights(model), bundle.tokenizer, str(bundle.path), bundle.template, bundle.ends, bundle.about
     )
-    return asdict(exporting.export(given, to, out, kind or None))
+    found = asdict(exporting.export(given, to, out, kind))
+    return found | {"path": str(found["path"])}  # plain data, for --json
