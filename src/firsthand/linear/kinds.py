@@ -13,13 +13,16 @@ from torch import nn
 
 from firsthand.errors import CheckpointError, ModelError
 from firsthand.linear import labels, lora
-from firsthand.linear.swap import swap
+from firsthand.linear.int4 import Int4
+from firsthand.linear.int8 import Dynamic, Int8
+from firsthand.linear.nf4 import NF4
+from firsthand.linear.quantized import Quantized, Rows
+from firsthand.linear.swap import put, swap
 from firsthand.model.gpt import GPT
 
-KINDS: dict[str, Callable[[nn.Module, dict[str, Any]], nn.Module]] = {
-    "lora": lora.over,
-    "labels": labels.instead,
-}
+Make = Callable[[nn.Module, dict[str, Any]], nn.Module]
+FEWER_BITS: dict[str, Make] = {"int8": Int8.of, "int8-dynamic": Dynamic.of, "nf4": NF4.of, "int4": Int4.of}
+KINDS: dict[str, Make] = {"lora": lora.over, "labels": labels.instead, **FEWER_BITS}
 
 
 def change(model: GPT, kind: str, patterns: Sequence[str], settings: dict[str, Any]) -> list[str]:
@@ -27,6 +30,8 @@ def change(model: GPT, kind: str, patterns: Sequence[str], settings: dict[str, A
     if kind not in KINDS:
         raise ModelError(f"a layer of kind {str(kind)[:40]!r} is unknown here; known: {', '.join(KINDS)}")
     places = swap(model, patterns, lambda layer: KINDS[kind](layer, settings))
+    if model.config.tied and isinstance(model.head, Quantized) and type(model.embed) is nn.Embedding:
+        put(model, "embed", Rows(model.head))  # what was one table stays one
     model.swaps.append({"kind": kind, "patterns": list(patterns), "settings": settings})
     return places
 

@@ -26,15 +26,13 @@ def assemble(
     """The model of a config with these tensors as its weights; ready to evaluate.
 
     `where` is the file or folder they come from, for the message if they do not fit. With `dtype` all parameters get
-    that type; buffers, such as the integers of a quantized layer, stay what they are. `change` replaces layers of the
+    that type; what a quantized layer keeps stays what it is. `change` replaces layers of the
     model before the tensors are compared with it.
     """
     model = hollow(config, {name: tensor.shape for name, tensor in tensors.items()}, where, change)
-    cast = {name for name, _ in model.named_parameters()} if dtype is not None else set()
-    ready = {name: tensor.to(dtype) if name in cast else tensor for name, tensor in tensors.items()}
-    model.load_state_dict(ready, strict=False, assign=True)
+    model.load_state_dict(tensors, strict=False, assign=True)
     model.tie()
-    return model.eval()
+    return model.eval() if dtype is None else model.eval().to(dtype)
 
 
 def hollow(config: ModelConfig, shapes: Shapes, where: str, change: Change | None = None) -> GPT:
