@@ -33,7 +33,7 @@ def documents(source: Source, start: int, end: int, reading: Reading, counts: Co
             try:
                 if isinstance(record, Fault):
                     raise record
-                _refuse_unwritable(record, offset)
+                refuse_unwritable(record, offset)
             except Fault as fault:
                 fault.settle(source.path, source.name, reading, counts)
                 continue
@@ -44,19 +44,19 @@ def documents(source: Source, start: int, end: int, reading: Reading, counts: Co
                 counts.drop(BLANK, source.name)
 
 
-_MEND = "Mend the record, or leave it out: data.reading.on_bad=skip"
+MEND = "Mend the record, or leave it out: data.reading.on_bad=skip"
 Records = Iterator[tuple[int, str | Fault]]
 
 
-def _refuse_unwritable(text: str, offset: int) -> None:
+def refuse_unwritable(text: str, offset: int) -> None:
     """A Fault for what is no text: NUL, and halves of characters (lone surrogates), which JSON lets through."""
     if "\0" in text:
-        raise Fault("with a NUL", "has a NUL character: that is no text", _MEND, offset)
+        raise Fault("with a NUL", "has a NUL character: that is no text", MEND, offset)
     try:
         text.encode()
     except UnicodeEncodeError as error:
         half = f"\\u{ord(text[error.start]):04x}"
-        raise Fault("with half a character", f"holds {half}, half of a surrogate pair", _MEND, offset) from None
+        raise Fault("with half a character", f"holds {half}, half of a surrogate pair", MEND, offset) from None
 
 
 def _parts(source: Source, start: int, end: int, reading: Reading, counts: Counts) -> Iterator[Document]:
@@ -126,22 +126,33 @@ def _between_separators(source: Source, file: BinaryIO, start: int, end: int, re
             lines.append(text)
             size += len(text)
             if size > reading.max_line_bytes:
-                lines, fault = [], fault or Fault("too long", "begins a document that is too long", _MEND, first)
+                lines, fault = [], fault or Fault("too long", "begins a document that is too long", MEND, first)
     if inside and (lines or fault):  # nothing after the last separator is no document
         yield first, fault or "\n".join(lines)
 
 
 def _json_lines(source: Source, file: BinaryIO, start: int, end: int, reading: Reading) -> Records:
-    for offset, line in _lines(file, start, end, source.start, reading.max_line_bytes):
+    for offset, record in objects(source, file, start, end, reading):
         try:
-            text = _decode(line, offset, reading)
-            yield offset, parse_json(text, offset, reading.text_column) if text.strip() else ""
+            yield offset, record if isinstance(record, Fault) else _text_of(record, offset, reading.text_column)
         except Fault as fault:
             yield offset, fault
 
 
-def parse_json(line: str, offset: int, key: str) -> str:
-    """The text under `key` of one JSON object, read more strictly than Python does by itself.
+def objects(
+    source: Source, file: BinaryIO, start: int, end: int, reading: Reading
+) -> Iterator[tuple[int, dict[str, Any] | Fault | None]]:
+    """(offset, object) of every line that begins in [start, end) and holds one JSON object; None for a blank line."""
+    for offset, line in _lines(file, start, end, source.start, reading.max_line_bytes):
+        try:
+            text = _decode(line, offset, reading)
+            yield offset, parse_object(text, offset) if text.strip() else None
+        except Fault as fault:
+            yield offset, fault
+
+
+def parse_object(line: str, offset: int) -> dict[str, Any]:
+    """One JSON object, read more strictly than Python does by itself.
 
     NaN, numbers that overflow, a key given twice, and nesting without end are faults: each would be another value to
     another reader.
@@ -160,19 +171,24 @@ def parse_json(line: str, offset: int, key: str) -> str:
             "not JSON", detail, "Fix the line, or leave it out: data.reading.on_bad=skip", offset, code=27
         ) from None
     except RecursionError:
-        raise Fault("not JSON", "is nested too deeply to be read", _MEND, offset, code=27) from None
+        raise Fault("not JSON", "is nested too deeply to be read", MEND, offset, code=27) from None
     except ValueError as error:
-        raise Fault("not JSON", f"is not strict JSON ({str(error)[:80]})", _MEND, offset, code=27) from None
+        raise Fault("not JSON", f"is not strict JSON ({str(error)[:80]})", MEND, offset, code=27) from None
     if not isinstance(record, dict):
-        raise Fault("not an object", f"is a JSON {type(record).__name__}, not an object", _MEND, offset, code=27)
+        raise Fault("not an object", f"is a JSON {type(record).__name__}, not an object", MEND, offset, code=27)
+    return record
+
+
+def _text_of(record: dict[str, Any] | None, offset: int, key: str) -> str:
+    """The text under `key` of an object; none for a blank line."""
+    if record is None:
+        return ""
     if key not in record:
         keys = [str(name) for name in record][:6]
         hint = nearest(key, keys) or f" Map one: data.reading.text_column={keys[0] if keys else 'NAME'}."
-        raise Fault(f"lack {key!r}", f"has keys {keys}, but no {key!r}.{hint}", _MEND, offset, code=4)
+        raise Fault(f"lack {key!r}", f"has keys {keys}, but no {key!r}.{hint}", MEND, offset, code=4)
     if not isinstance(record[key], str):
-        raise Fault(
-            "not a text", f"has a {type(record[key]).__name__} under {key!r}, not a text", _MEND, offset, code=4
-        )
+        raise Fault("not a text", f"has a {type(record[key]).__name__} under {key!r}, not a text", MEND, offset, code=4)
     return record[key]
 
 
@@ -225,14 +241,14 @@ def rows(
                     names = _columns(source.name, values, columns)
                 elif len(values) != len(names):
                     detail = f"has {len(values)} columns, the first line has {len(names)}"
-                    yield first, Fault("with wrong columns", detail, _MEND, first, code=4)
+                    yield first, Fault("with wrong columns", detail, MEND, first, code=4)
                 else:
                     yield first, dict(zip(names, values, strict=True))
             return
         except csv.Error as error:
             at = feed.second  # a quote that is never closed swallows the file: give up its first line only
             first, fault = feed.begin()
-            yield first, fault or Fault("not CSV", f"is not CSV ({error})", _MEND, first, code=4)
+            yield first, fault or Fault("not CSV", f"is not CSV ({error})", MEND, first, code=4)
 
 
 def _columns(name: str, given: list[str], wanted: list[str]) -> list[str]:
