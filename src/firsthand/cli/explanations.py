@@ -87,6 +87,9 @@ EXPLANATIONS = {
         "The chosen and the rejected answer of a pair are the same, so there is nothing to prefer. Leave such pairs "
         "out, or mend them."
     ),
+    "FH036": (
+        "A conversation in which the assistant says nothing holds nothing to learn. Leave it out, or give it an answer."
+    ),
     "FH037": (
         "The loss or the gradient was not a number, and the update was not applied: the weights are still good. "
         "The batch is in nonfinite-step-N.json. Usual causes: a learning rate too high, or float16 without need. "

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from cyclopts import App
 
-from firsthand.cli import look, models, show, speak
+from firsthand.cli import audit, look, models, show, speak
 from firsthand.cli.explanations import EXPLANATIONS
 from firsthand.cli.meter import Meter, fetched
 from firsthand.errors import ConfigError, nearest
 
 tokenizer = App(name="tokenizer", help="Train a tokenizer on your own text, or compare several on one text.")
-data = App(name="data", help="Turn text into token shards, and look at what a model will see.")
+data = App(name="data", help="Turn text into token shards, check data for fine-tuning, look at what a model will see.")
+data.command(audit.check)
+data.command(audit.mask)
 
 
 def journey(*, out: Path = Path("runs/journey"), fresh: bool = False) -> None:
