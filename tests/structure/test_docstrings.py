@@ -24,6 +24,7 @@ MODULES = [
     "firsthand.lessons.attention",
     "firsthand.lessons.gpt",
     "firsthand.lessons.sampling",
+    "firsthand.lessons.cache",
 ]
 SIZES = {
     "B": 2,

@@ -14,6 +14,10 @@ EXPLANATIONS = {
         "The table has no column of the name that is needed. Name the column that holds the text: "
         "data.reading.text_column=NAME."
     ),
+    "FH007": (
+        "An adapter fits only the model it was trained on: the same number of layers, and the same widths. The message "
+        "says where they differ."
+    ),
     "FH008": (
         "The device asked for is not on this machine, or the installed torch was built without it. Run on the "
         "processor with train.device=cpu, or install the torch build for your GPU from pytorch.org."
@@ -23,6 +27,10 @@ EXPLANATIONS = {
         "A checkpoint is written beside the old ones before any of them is deleted, so there must be room for one "
         "more. Free space, keep fewer (train.keep=1), or write elsewhere (out=...)."
     ),
+    "FH005": (
+        "A row has a label that is not among the classes, often by a space or a capital letter. Mend the rows, or name "
+        "all classes."
+    ),
     "FH006": (
         "A pattern for layers matched nothing. Patterns are names such as attention.q, mlp.up or head, with * for "
         "anything: attention.* means q, k, v and o of every block, blocks.3.* one block."
@@ -30,6 +38,10 @@ EXPLANATIONS = {
     "FH012": (
         "The disk became full while a checkpoint was written. The half-written one was removed, the one before is "
         "whole. Free space and go on with --resume."
+    ),
+    "FH013": (
+        "The numbers of a quantized model are integers, which cannot learn. Train the model it was made from, or put "
+        "LoRA adapters around its layers."
     ),
     "FH015": "There is nothing to continue or to cut into tokens. Give at least one character.",
     "FH016": (
