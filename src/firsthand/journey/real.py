@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from firsthand import files
+from firsthand.checkpoint.bundle import Bundle
 from firsthand.errors import DownloadError
 from firsthand.run import exchange, look, speak
 from firsthand.run.source import load, locate
@@ -31,10 +32,7 @@ def weights(out: Path) -> dict[str, Any]:
     shape = exchange.bring(MODEL, folder)
     bundle = load(folder)
     proof = look.prove(folder, tokens=TOKENS).facts()
-    asked = []
-    for question in QUESTIONS:
-        talk = speak.conversation(bundle, Sampling(temperature=0.0), longest=48)
-        asked.append({"question": question, "answer": "".join(speak.answered(talk, question))})
+    asked = [{"question": question, "answer": _answer(bundle, question)} for question in QUESTIONS]
     exact = [row["form"] for row in proof["rows"] if row["verdict"] == "exact"]
     drifts = [row for row in proof["rows"] if row["verdict"] == "drift"]
     return {
@@ -48,3 +46,10 @@ def weights(out: Path) -> dict[str, Any]:
         "proof": proof,
         "asked": asked,
     }
+
+
+def _answer(bundle: Bundle, question: str) -> str:
+    """What the model says to a question, and nothing else before it; dots where it was cut."""
+    answer = speak.answered(speak.conversation(bundle, Sampling(temperature=0.0), longest=48), question)
+    said = "".join(answer)
+    return said + " …" * (answer.facts()["finish"] == "length")
