@@ -113,6 +113,18 @@ def to_theirs(ours: Weights, config: ModelConfig) -> Weights:
     return theirs
 
 
+def linears(config: ModelConfig) -> dict[str, list[str]]:
+    """Every linear layer by their name, and what it is here: GPT-2's c_attn is q, k and v, one below the other."""
+    known = family(config)
+    parts = {their: own for their, own in known.inside.items() if not own.endswith("norm")}
+    found = {"lm_head": ["head"]}
+    for number in range(config.n_layer):
+        for their, own in parts.items():
+            names = [own.removesuffix("qkv") + letter for letter in "qkv"] if own == "attention.qkv" else [own]
+            found[f"{known.prefix}{known.layers}.{number}.{their}"] = [f"blocks.{number}.{name}" for name in names]
+    return found
+
+
 def _ours(name: str, tensor: Tensor, known: Family) -> Weights:
     """One of their tensors as ours: one, or of GPT-2's fused ones three."""
     found = re.fullmatch(rf"(?:{known.layers}\.([0-9]+)\.)?(.+)\.(weight|bias)", name.removeprefix(known.prefix))

@@ -22,6 +22,7 @@ from firsthand.interop.card import Card
 from firsthand.interop.foreign import Foreign
 from firsthand.model.assemble import assemble
 from firsthand.model.cache import GrowingCache
+from firsthand.model.gpt import GPT
 
 GREEDY = 32
 PROBE = (
@@ -74,7 +75,7 @@ class Exported:
 
 def publish(model: Foreign, target: Path, written: Written) -> Exported:
     """Write a folder that was seen to hold what it is meant to hold, or nothing."""
-    _make_way(target)
+    make_way(target)
     files.require_space(target, written.size)
     usual = behaviour(model)
     exact = all(tensor.float().equal(written.meant.tensors[name].float()) for name, tensor in model.tensors.items())
@@ -111,7 +112,7 @@ def finite(name: str, tensor: Tensor, rounded: Tensor) -> Tensor:
     return rounded
 
 
-def _make_way(target: Path) -> None:
+def make_way(target: Path) -> None:
     """An empty folder may become the export; anything else that is there stays."""
     if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
         target.rmdir()
@@ -119,21 +120,26 @@ def _make_way(target: Path) -> None:
         raise CheckpointError(f"{files.shown(target)} is there already; remove it, or choose another --out", code=25)
 
 
-@torch.no_grad()
 def behaviour(model: Foreign) -> Behaviour:
     """What a model makes of the fixed text. The same weights give the same numbers, to the bit.
 
     The weights are copied: the last bit of a product may depend on where in memory a matrix begins.
     """
     copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in model.tensors.items()}
-    gpt, context = assemble(model.config, copies, model.where), model.config.context_length
-    ids = torch.tensor([_ids(model.tokenizer)[:context]])
+    return behaviour_of(assemble(model.config, copies, model.where), model.tokenizer)
+
+
+@torch.no_grad()
+def behaviour_of(model: GPT, tokenizer: Any) -> Behaviour:
+    """What a model makes of the fixed text, as it stands."""
+    context, device = model.config.context_length, next(model.parameters()).device
+    ids = torch.tensor([_ids(tokenizer)[:context]], device=device)
     start = max(1, min(12, context // 2, ids.shape[1]))
     cache, said, tokens = GrowingCache(model.config), ids[:, :start], []
     for _ in range(min(GREEDY, context - start)):
-        said = gpt(said, cache)[:, -1].argmax(-1, keepdim=True)
+        said = model(said, cache)[:, -1].argmax(-1, keepdim=True)
         tokens.append(int(said))
-    return Behaviour(gpt(ids)[0], tokens)
+    return Behaviour(model(ids)[0], tokens)
 
 
 def _ids(tokenizer: Any) -> list[int]:

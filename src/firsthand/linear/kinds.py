@@ -32,6 +32,8 @@ def change(model: GPT, kind: str, patterns: Sequence[str], settings: dict[str, A
     places = swap(model, patterns, lambda layer: KINDS[kind](layer, settings))
     if model.config.tied and isinstance(model.head, Quantized) and type(model.embed) is nn.Embedding:
         put(model, "embed", Rows(model.head))  # what was one table stays one
+    if kind == "lora":
+        lora.use(model, settings.get("name", "default"))  # one acts, also where layers have another only
     model.swaps.append({"kind": kind, "patterns": list(patterns), "settings": settings})
     return places
 

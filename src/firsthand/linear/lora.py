@@ -156,26 +156,39 @@ def use(model: nn.Module, name: str | None) -> None:
 def merge(model: GPT, name: str) -> None:
     """Add an adapter into the weights it stands around, and remove it: the same function with no detour."""
     use(model, name)
-    for place, layer in list(model.named_modules()):
-        if not isinstance(layer, Adapted) or name not in layer.adapters:
-            continue
+    around = [(place, layer) for place, layer in model.named_modules() if isinstance(layer, Adapted)]
+    around = [(place, layer) for place, layer in around if name in layer.adapters]
+    for place, layer in around:
         if type(layer.base) is not nn.Linear:
             raise ModelError(
                 f"{place} is {type(layer.base).__name__}: an adapter cannot be merged into quantized weights without "
                 "rounding again. Keep the adapter apart, or merge it into the original model.",
                 code=42,
             )
+    for _, layer in around:
         layer.base.weight = nn.Parameter(layer.adapter(name).merged(layer.base.weight))
-        del layer.adapters[name]
-        layer.active = None
-        if not layer.adapters:
-            put(model, place, layer.base)
+    remove(model, name)
+
+
+def remove(model: GPT, name: str) -> None:
+    """Take an adapter away; where it was the only one, the layer itself stands there again, free to learn."""
+    for place, layer in list(model.named_modules()):
+        if isinstance(layer, Adapted) and name in layer.adapters:
+            del layer.adapters[name]
+            layer.active = None if layer.active == name else layer.active
+            if not layer.adapters:
+                put(model, place, layer.base.requires_grad_(True))
     model.swaps[:] = [done for done in model.swaps if done["kind"] != "lora" or done["settings"].get("name") != name]
 
 
 def names(model: nn.Module) -> list[str]:
-    """The adapters of a model, in the order in which they came."""
-    return list(dict.fromkeys(name for layer in adapted(model) for name in layer.adapters))
+    """The adapters of a model, sorted."""
+    return sorted({name for layer in adapted(model) for name in layer.adapters})
+
+
+def active(model: nn.Module) -> str | None:
+    """The adapter that acts, if one does."""
+    return next((layer.active for layer in adapted(model) if layer.active is not None), None)
 
 
 def adapted(model: nn.Module) -> list[Adapted]:
