@@ -1,11 +1,11 @@
-"""Intervals, against numbers worked by hand and against all resamples counted out."""
+"""Intervals and comparisons, against numbers worked by hand and against all resamples counted out."""
 
 from itertools import product
 
 import numpy as np
 import pytest
 
-from firsthand.evaluate.stats import bootstrap, wilson
+from firsthand.evaluate.stats import bootstrap, mcnemar, paired, resampled, wilson
 
 
 def test_wilson_worked_by_hand():
@@ -46,3 +46,39 @@ def test_the_bootstrap_repeats_itself():
 
 def test_values_without_spread_have_an_interval_of_one_point():
     assert bootstrap([2.5] * 7) == (2.5, 2.5)
+
+
+def test_the_bootstrap_of_any_statistic():
+    values = np.random.default_rng(1).exponential(size=101)
+    assert resampled(lambda drawn: values[drawn].mean(), 101) == bootstrap(values)
+    low, high = resampled(lambda drawn: float(np.median(values[drawn])), 101)
+    assert low < np.median(values) < high
+
+
+def test_mcnemar_worked_by_hand():
+    # 1 against 5: (C(6,0) + C(6,1)) / 2^6, twice: 2 * 7 / 64
+    assert mcnemar(1, 5) == mcnemar(5, 1) == 14 / 64
+    assert mcnemar(0, 0) == mcnemar(3, 3) == mcnemar(1, 2) == 1.0
+    assert mcnemar(0, 6) == 2 / 64
+    assert mcnemar(900, 1100) == pytest.approx(8.5e-6, rel=0.05)  # normal: z = 199 / sqrt(2000) = 4.45
+
+
+def test_what_both_find_hard_falls_out_of_a_paired_difference():
+    generator = np.random.default_rng(0)
+    hard = generator.normal(0, 10, size=200)
+    found = paired(hard + 0.5 + generator.normal(0, 0.1, size=200), hard)
+    assert found.p is None
+    assert found.verdict == "better"
+    assert found.interval.high - found.interval.low < 0.05
+    assert paired(hard, hard + 0.5).verdict == "worse"
+
+
+def test_right_and_wrong_are_compared_by_mcnemar():
+    ours, theirs = [1] * 90 + [0] * 10, [1] * 85 + [0] * 5 + [1] * 1 + [0] * 9  # 5 only ours, 1 only theirs
+    found = paired(ours, theirs)
+    assert found.mean == pytest.approx(0.04)
+    assert found.p == 14 / 64
+    assert found.verdict == "not distinguishable"
+    assert paired([1] * 10, [0] * 10).verdict == "better"
+    assert paired([0] * 10, [1] * 10).verdict == "worse"
+    assert paired([1, 0], [1, 0]).verdict == "not distinguishable"

@@ -71,6 +71,13 @@ def test_what_is_there_is_used_again_and_another_model_or_text_has_another_file(
     assert len(list(tmp_path.glob("trunk-*.bin"))) == 3
 
 
+def test_at_the_end_the_file_is_deleted(tmp_path):
+    objective = filled(tmp_path, tiny("llama"))
+    assert objective.trunk is not None
+    objective.trunk.forget()
+    assert not list(tmp_path.iterdir())
+
+
 def test_dropout_is_off_in_what_is_frozen_and_on_above(tmp_path):
     shape = ModelConfig(vocab_size=11, context_length=19, n_layer=2, n_head=6, d_model=24, d_ff=40, dropout=0.5)
     model = GPT(shape).train()
@@ -91,7 +98,8 @@ def test_it_says_how_far_it_is(tmp_path, monkeypatch):
     model = tiny("llama")
     trunk = Trunk(tmp_path, [ids for ids, _ in ROWS], 1)
     trunk.fill(model, lambda done, total: said.append((done, total)))
-    assert said == [(3, 17), (6, 17), (10, 17), (17, 17)]  # rows of 1 and 2, then 3, 4 and 7 tokens alone
+    row = 24 * 8  # bytes of a token
+    assert said == [(n * row, 17 * row) for n in (3, 6, 10, 17)]  # rows of 1 and 2, then 3, 4 and 7 tokens alone
 
 
 @pytest.mark.deep

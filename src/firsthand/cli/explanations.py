@@ -12,7 +12,7 @@ EXPLANATIONS = {
     ),
     "FH004": (
         "The table has no column of the name that is needed. Name the column that holds the text: "
-        "data.reading.text_column=NAME."
+        "data.reading.text_column=NAME, or for texts with labels data.text=NAME data.label=NAME."
     ),
     "FH007": (
         "An adapter fits only the model it was trained on: the same number of layers, and the same widths. The message "
@@ -29,7 +29,7 @@ EXPLANATIONS = {
     ),
     "FH005": (
         "A row has a label that is not among the classes, often by a space or a capital letter. Mend the rows, or name "
-        "all classes."
+        "all classes: data.labels=[...]. Two or more are needed."
     ),
     "FH006": (
         "A pattern for layers matched nothing. Patterns are names such as attention.q, mlp.up or head, with * for "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-from firsthand.cli import audit, look, models, show, speak
+from firsthand.cli import audit, look, models, show, speak, tune
 from firsthand.cli.explanations import EXPLANATIONS
 from firsthand.cli.meter import Meter, fetched
 from firsthand.errors import ConfigError, nearest
@@ -267,6 +267,7 @@ ALL = (
     tokenizer,
     data,
     train,
+    *tune.ALL,
     speak.generate,
     speak.chat,
     evaluate,

@@ -19,7 +19,7 @@ from firsthand import files
 from firsthand.model.gpt import GPT
 from firsthand.objectives.base import Batch
 
-Progress = Callable[[int, int], None]  # tokens done, tokens in all
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
 ROOM = 4_096  # tokens computed at once
 
 
@@ -32,6 +32,7 @@ class Trunk:
         starts = np.cumsum([0, *(known[key] for key in order)])
         self.starts = dict(zip(order, starts.tolist(), strict=False))
         self.order, self.tokens, self.blocks, self.folder = order, int(starts[-1]), blocks, folder
+        self.path = folder
         self.kept = torch.empty(0)
 
     def bytes(self, model: GPT) -> int:
@@ -40,12 +41,17 @@ class Trunk:
 
     def fill(self, model: GPT, progress: Progress | None = None) -> None:
         """Compute what is not there yet, and open it; `model` is in the state in which its frozen part stays."""
-        path, shape = self.folder / f"trunk-{self._fingerprint(model)}.bin", (self.tokens, model.config.d_model)
-        if not path.exists():
-            files.require_space(path, self.bytes(model))
-            files.write_file(path, lambda file: self._write(file, model, progress))
+        self.path, shape = self.folder / f"trunk-{self._fingerprint(model)}.bin", (self.tokens, model.config.d_model)
+        if not self.path.exists():
+            files.require_space(self.path, self.bytes(model))
+            files.write_file(self.path, lambda file: self._write(file, model, progress))
         dtype = np.dtype(str(model.embed.weight.dtype).removeprefix("torch."))
-        self.kept = torch.from_numpy(np.memmap(path, dtype, "c", shape=shape))
+        self.kept = torch.from_numpy(np.memmap(self.path, dtype, "c", shape=shape))
+
+    def forget(self) -> None:
+        """Delete the file: the run is over."""
+        self.kept = torch.empty(0)
+        self.path.unlink(missing_ok=True)
 
     def _fingerprint(self, model: GPT) -> str:
         """A hash of the rows and of every frozen weight: another model or text has another file."""
@@ -65,9 +71,9 @@ class Trunk:
             stream = model.stream(inputs.to(model.embed.weight.device), self.blocks)
             for row, x in zip(rows, stream, strict=True):
                 file.write(x[: len(row)].contiguous().cpu().numpy().data)
-                done += len(row)
+                done += x[: len(row)].nbytes
             if progress is not None:
-                progress(done, self.tokens)
+                progress(done, self.bytes(model))
         model.train(training)
 
     def hidden(self, model: Any, batch: Batch) -> Tensor:

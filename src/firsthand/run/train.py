@@ -23,6 +23,7 @@ from firsthand.errors import ConfigError, DataError, ModelError
 from firsthand.model import sizes
 from firsthand.run.settings import RunConfig, model_config, read_run
 from firsthand.run.text import learn, locate
+from firsthand.run.tuning import TuneConfig
 from firsthand.tokenizer.bpe import Tokenizer
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def train(
     began = time.monotonic()
     settings = read_run(words)
     folder = Path(settings.out)
-    _agree(settings, folder, resume)
+    agree(settings, folder, resume)
     prepared, tokenizer = _text(settings, 1, progress)
     assert prepared.validation is not None  # the fraction is above 0
     training, validation = Tokens(prepared.train), Tokens(prepared.validation)
@@ -199,12 +200,12 @@ def _made_by_first_rank(data: Path, seconds: float = 600) -> tuple[Prepared, Any
     return Prepared(*made, Counts(), "", {}, reused=True), Tokenizer.load(data / "tokenizer.json")
 
 
-def _agree(settings: RunConfig, folder: Path, resume: bool) -> None:
+def agree(settings: RunConfig | TuneConfig, folder: Path, resume: bool) -> None:
     """A folder holds one run: its config.toml is written at the start, and later words may change little of it."""
     note = folder / "config.toml"
     begun, text = bool(files.checkpoints(folder)), (folder / "data").exists()
     if note.exists() and (text or begun):
-        before = configs.read(RunConfig, [note])
+        before = configs.read(type(settings), [note])
         changed = [line for line in configs.differences(before, settings) if _matters(line, begun and resume)]
         if changed:
             raise ConfigError(

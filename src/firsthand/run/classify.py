@@ -1,0 +1,158 @@
+"""Texts into labels: the rows of a data set for a fine-tuning run, its honest report, and the use of what came out."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import inf
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from firsthand.data.labelled import Columns, read
+from firsthand.data.ledger import Counts
+from firsthand.data.split import split
+from firsthand.run.text import locate
+from firsthand.run.tuning import TuneConfig
+
+if TYPE_CHECKING:
+    from firsthand.checkpoint.bundle import Bundle
+    from firsthand.evaluate.labels import Classification
+    from firsthand.objectives.classify import Classify
+
+SIDES = ("train", "validation", "test")
+Example = tuple[list[int], int]
+
+
+class Labelling:
+    """The task `classify`: what is read and divided before a model is loaded, then everything a run asks for."""
+
+    def __init__(self, settings: TuneConfig):
+        data = settings.data
+        self.settings, self.counts, self.cut = settings, Counts(), 0
+        with TemporaryDirectory(prefix="firsthand-") as spool:
+            columns = Columns(data.text, data.label, data.labels)
+            sources = [locate(data.source)]
+            self.texts, self.labels = read(sources, columns, Path(spool), data.reading, self.counts)
+        self.split = split(
+            self.texts,
+            self.labels,
+            data.split,
+            data.balance,
+            data.test_fraction,
+            data.validation_fraction,
+            settings.train.seed,
+        )
+
+    def side(self, name: str) -> tuple[list[str], list[int]]:
+        """The texts of a side, and their labels as numbers."""
+        chosen = [self.texts[row] for row in getattr(self.split, name)]
+        return [text.text for text in chosen], [self.labels.index(text.label) for text in chosen]
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of labels, by how rare they are in training; none where all count alike."""
+        if self.settings.task.weights == "none":
+            return ()
+        counts = np.bincount(self.side("train")[1], minlength=len(self.labels))
+        return tuple((1 / counts).tolist())
+
+    def facts(self) -> dict[str, Any]:
+        """What became of the rows."""
+        by_label = {f"{side}_labels": self._by_label(side) for side in SIDES}
+        return {"split": self.settings.data.split, **self.split.counts, **by_label, "cut_to_length": self.cut}
+
+    def _by_label(self, side: str) -> dict[str, int]:
+        return {self.labels[label]: count for label, count in sorted(Counter(self.side(side)[1]).items())}
+
+    def objective(self) -> "Classify":
+        from firsthand.objectives.classify import Classify
+
+        return Classify(self.labels, self.settings.task.thaw, self.weights)
+
+    def examples(self, bundle: "Bundle") -> dict[str, list[Example]]:
+        """The rows of all sides as (ids, label)."""
+        most = _longest(bundle, self.settings.data.longest)
+        made: dict[str, list[Example]] = {}
+        for side in SIDES:
+            texts, labels = self.side(side)
+            rows = [_ids(bundle, text) for text in texts]
+            self.cut += sum(len(row) > most for row in rows)
+            made[side] = [(row[:most], label) for row, label in zip(rows, labels, strict=True)]
+        return made
+
+    def evaluate(self, objective: "Classify", model: Any, rows: Sequence[Example]) -> dict[str, float]:
+        """Loss and accuracy on the validation side, under the names of the metrics file."""
+        from firsthand.evaluate.labels import probabilities
+
+        found = probabilities(model, [ids for ids, _ in rows], objective)
+        targets = np.array([label for _, label in rows])
+        chances = found[np.arange(len(rows)), targets]
+        loss = float(-np.log(np.maximum(chances, 1e-30)).mean())
+        return {"eval/loss": loss, "eval/accuracy": float((found.argmax(axis=1) == targets).mean())}
+
+    def report(self, bundle: "Bundle", rows: Sequence[Example]) -> dict[str, Any]:
+        """The test side: the model, two baselines of the same run, and whether they can be told apart."""
+        from firsthand.evaluate.labels import classification, probabilities
+        from firsthand.evaluate.stats import paired
+        from firsthand.evaluate.words import BagOfWords, majority
+
+        texts, labels = self.side("train")
+        test, wanted = self.side("test")
+        targets, count = np.array(wanted), len(self.labels)
+        found = {
+            "model": probabilities(bundle.model, [ids for ids, _ in rows]),
+            "bag_of_words": BagOfWords(texts, labels, count, self.weights).probabilities(test),
+            "majority": majority(labels, len(test), count),
+        }
+        right = {name: (its.argmax(axis=1) == targets).astype(float) for name, its in found.items()}
+        against = {name: paired(right["model"], right[name]) for name in ("bag_of_words", "majority")}
+        return {
+            **{name: described(classification(its, targets, self.labels)) for name, its in found.items()},
+            "model_against": {
+                name: {
+                    "difference": its.mean,
+                    "interval_95": list(its.interval),
+                    "p_mcnemar": its.p,
+                    "verdict": its.verdict,
+                }
+                for name, its in against.items()
+            },
+        }
+
+
+def described(found: "Classification") -> dict[str, Any]:
+    """A classification as plain numbers and words with stable names."""
+    tree: dict[str, Any] = asdict(found)
+    tree["interval_95"] = list(tree.pop("interval"))
+    return tree
+
+
+def classify(source: str | Path, texts: Sequence[str], device: str = "cpu") -> list[dict[str, Any]]:
+    """The label of every text, by a model that was fine-tuned for it, and how likely each label is, likeliest first."""
+    from firsthand.evaluate.labels import probabilities
+    from firsthand.linear.labels import labels_of
+    from firsthand.run.source import load
+    from firsthand.training.device import pick
+
+    bundle = load(source, str(pick(device)))
+    labels, most = labels_of(bundle.model), _longest(bundle, bundle.about.get("longest"))
+    rows = [_ids(bundle, text) for text in texts]
+    found = probabilities(bundle.model, [row[:most] for row in rows])
+    told = []
+    for text, row, chances in zip(texts, rows, found.tolist(), strict=True):
+        likeliest = sorted(zip(labels, chances, strict=True), key=lambda pair: -pair[1])
+        told.append({"text": text, "label": likeliest[0][0], "probabilities": dict(likeliest), "cut": len(row) > most})
+    return told
+
+
+def _longest(bundle: "Bundle", asked: int | None) -> int:
+    """The tokens of a text that are read."""
+    return int(min(asked or inf, bundle.model.config.context_length))
+
+
+def _ids(bundle: "Bundle", text: str) -> list[int]:
+    """A text as ids, behind the token that begins every text of the model, if it has one."""
+    begin = bundle.tokenizer.begin
+    return [*([] if begin is None else [begin]), *bundle.tokenizer.encode(text).tolist()]

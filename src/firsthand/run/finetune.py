@@ -1,0 +1,189 @@
+"""A fine-tuning run from its settings: a model that exists, rows that teach it, a report that says what it is worth.
+
+OUT/config.toml    the settings, resolved       OUT/report.json    the test: every number with interval and baseline
+OUT/step-000300/   the model                    OUT/metrics.jsonl run.json    what happened
+OUT/trunk-*.bin    what the frozen layers made of the rows, computed once; deleted at the end
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from firsthand import config as configs
+from firsthand import files
+from firsthand.data.catalog import Progress
+from firsthand.errors import ConfigError
+from firsthand.run.classify import Labelling
+from firsthand.run.train import agree
+from firsthand.run.tuning import TuneConfig, read_tuning
+
+if TYPE_CHECKING:
+    from firsthand.checkpoint.bundle import Bundle
+
+TASKS = {"classify": Labelling}  # what a task must do: see its class
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What `finetune` gives back: the folder, the model, its report, and the time it took."""
+
+    path: Path
+    bundle: "Bundle"
+    report: dict[str, Any]
+    seconds: float
+
+
+def finetune(
+    *words: str | Path,
+    resume: bool = False,
+    track: str = "none",
+    tell: Callable[[dict[str, Any]], None] | None = None,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Teach the model that the words name, test it on rows it never saw, and write the report beside it.
+
+    A folder that holds checkpoints is refused unless `resume`; then the run goes on, bit for bit as if never stopped.
+    `tell` hears what became of the rows, and what the run will cost, before it starts.
+    """
+    from firsthand.run.source import load
+    from firsthand.training import begin
+    from firsthand.training.fit import fit
+    from firsthand.training.parallel import ALONE
+
+    began = time.monotonic()
+    settings = read_tuning(words)
+    folder = Path(settings.out)
+    task = TASKS[settings.task.kind](settings)
+    begin.find(folder, "resume" if resume else "new")
+    bundle = load(settings.model, progress=progress)
+    agree(settings, folder, resume)
+    rows, objective = task.examples(bundle), task.objective()
+    _prepare(settings, bundle.model, objective)
+    arithmetic = begin.arithmetic(settings.train, bundle.model, folder, ALONE)
+    trunk = _trunk(folder, bundle.model, objective, [*rows["train"], *rows["validation"]])
+    cost = costs(settings, bundle, rows["train"], trunk, arithmetic.gigaflops)
+    if tell is not None:
+        tell({**task.facts(), **cost})
+    prepared = time.monotonic()
+    if trunk is not None:
+        bundle.model.to(arithmetic.device)
+        with arithmetic.products(), arithmetic.autocast():
+            trunk.fill(bundle.model, None if progress is None else lambda a, b: progress("frozen layers", a, b))
+        objective.trunk = trunk
+    ready = time.monotonic()
+    fitted = fit(
+        settings.train,
+        bundle.model,
+        bundle.tokenizer,
+        objective,
+        rows["train"],
+        rows["validation"],
+        folder,
+        start="resume" if resume else "new",
+        tracker=track,
+        about=_about(settings, bundle, task),
+        evaluate=partial(task.evaluate, objective),
+    )
+    seconds = {"trunk": ready - prepared, "training": fitted.progress.seconds, "all": time.monotonic() - began}
+    trained = load(fitted.path, arithmetic.device)
+    told = {
+        "model": settings.model,
+        "run": str(folder),
+        "task": settings.task.kind,
+        "steps": fitted.progress.step,
+        "rows": task.facts(),
+        "test": task.report(trained, rows["test"]),
+        "cost": {**cost, "seconds": seconds, "arithmetic": str(arithmetic)},
+        "settings": asdict(settings),
+    }
+    files.write_file(folder / "report.json", json.dumps(told, indent=1) + "\n")
+    if trunk is not None:
+        trunk.forget()
+    return Tuned(folder, trained, told, time.monotonic() - began)
+
+
+def plan(*words: str | Path, progress: Progress | None = None) -> dict[str, Any]:
+    """What a run would be, without doing it: its settings, its rows, and what it costs."""
+    from firsthand.run.source import load
+    from firsthand.training import device
+
+    settings = read_tuning(words)
+    task = TASKS[settings.task.kind](settings)
+    bundle = load(settings.model, progress=progress)
+    rows, objective = task.examples(bundle), task.objective()
+    _prepare(settings, bundle.model, objective)
+    shape, train = bundle.model.config, settings.train
+    arithmetic = device.choose(train.device, train.dtype, train.batch_size * shape.context_length, shape.d_model)
+    trunk = _trunk(Path(settings.out), bundle.model, objective, [*rows["train"], *rows["validation"]])
+    told = {**task.facts(), **costs(settings, bundle, rows["train"], trunk, arithmetic.gigaflops)}
+    return {"settings": configs.write(settings), **told, "arithmetic": str(arithmetic)}
+
+
+def _prepare(settings: TuneConfig, model: Any, objective: Any) -> None:
+    """Build, swap, prepare, in this order: an adapter freezes what it stands around, the objective thaws its head."""
+    from firsthand.linear import lora
+    from firsthand.linear.kinds import change
+    from firsthand.linear.lora import Lora, settings_of
+
+    if settings.task.thaw == "lora":
+        chosen = settings.lora
+        adapter = Lora("default", chosen.rank, chosen.alpha, chosen.dropout, chosen.root, chosen.dora)
+        if lora.names(model):
+            raise ConfigError(f"{settings.model} has adapters already; merge them first, or choose another task.thaw")
+        change(model, "lora", list(chosen.patterns), settings_of(adapter))
+        lora.initialise(model, adapter.name, settings.train.seed)
+    objective.prepare(model)
+
+
+def _trunk(folder: Path, model: Any, objective: Any, rows: list) -> Any:
+    """The frozen part of the model over these rows; None where nothing at the bottom is frozen."""
+    from firsthand.objectives.classify import frozen_below
+    from firsthand.objectives.trunk import Trunk
+
+    blocks = frozen_below(model, objective.thaw)[0]
+    return Trunk(folder, [ids for ids, _ in rows], blocks) if blocks else None
+
+
+def costs(settings: TuneConfig, bundle: "Bundle", rows: list, trunk: Any, gigaflops: float) -> dict[str, Any]:
+    """Parameters, bytes and seconds; time by half the measured speed of a product, as far as one was measured."""
+    model, train = bundle.model, settings.train
+    sizes = {name: weight.numel() for name, weight in model.named_parameters()}
+    learned = sum(sizes[name] for name, weight in model.named_parameters() if weight.requires_grad)
+    tables = sum(sizes[name] for name in sizes if name.startswith(("embed.", "positions.")))
+    below = 0 if trunk is None else sum(n for name, n in sizes.items() if _under(name, trunk.blocks))
+    tokens = train.steps * train.batch_size * train.accumulate * sum(len(ids) for ids, _ in rows) // len(rows)
+    passes = tokens * (2 * (sum(sizes.values()) - tables - below) + 4 * learned)
+    operations = passes + (0 if trunk is None else 2 * below * trunk.tokens)
+    return {
+        "parameters": sum(sizes.values()),
+        "parameters_learned": learned,
+        "training_tokens": tokens,
+        "trunk_tokens": 0 if trunk is None else trunk.tokens,
+        "trunk_bytes": 0 if trunk is None else trunk.bytes(model),
+        "operations": operations,
+        "seconds_about": operations / (0.5e9 * gigaflops) if gigaflops else None,
+    }
+
+
+def _under(name: str, blocks: int) -> bool:
+    """Whether a weight belongs to the first `blocks` blocks."""
+    return name.startswith("blocks.") and int(name.split(".")[1]) < blocks
+
+
+def _about(settings: TuneConfig, bundle: "Bundle", task: Labelling) -> dict[str, Any]:
+    """What the checkpoint says of its origin."""
+    data = {"source": settings.data.source, **{name: task.split.counts[name] for name in ("train", "test")}}
+    parent = {"model": settings.model, **{key: bundle.about[key] for key in ("source", "step") if key in bundle.about}}
+    longest = {} if settings.data.longest is None else {"longest": settings.data.longest}
+    return {
+        "objective": settings.task.kind,
+        "parent": parent,
+        "data": data,
+        **longest,
+        "ends": list(bundle.ends),
+        "settings": configs.write(settings),
+    }

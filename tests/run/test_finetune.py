@@ -1,0 +1,218 @@
+"""A fine-tuning run from words to a report: resumable to the bit, with baselines, and used by `classify`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from firsthand import files
+from firsthand.checkpoint import bundle
+from firsthand.errors import CheckpointError, ConfigError, DataError, FirsthandError, ModelError
+from firsthand.model.config import FAST, ModelConfig
+from firsthand.model.gpt import GPT
+from firsthand.run import finetune as tuning
+from firsthand.run.classify import classify
+from firsthand.run.tuning import read_tuning
+from firsthand.tokenizer.bpe import Tokenizer
+from firsthand.training.job import Job
+
+SHAPE = ModelConfig(**(FAST | {"vocab_size": 256, "context_length": 40, "n_layer": 3, "n_head": 2, "d_model": 16}))
+WORDS = (
+    "data.test_fraction=0.3", "data.validation_fraction=0.1", "train.batch_size=6", "train.steps=12",
+    "train.learning_rate=0.01", "train.min_learning_rate=0.001", "train.warmup=2", "train.eval_every=5",
+    "train.save_every=4", "train.dtype=float32", "train.device=cpu",
+)  # fmt: skip
+LONGER = ("train.steps=60", "train.save_every=15", "train.eval_every=30")
+THINGS = ["boat", "coat", "dove", "fern", "gate", "hill", "iron", "jade", "kite", "lamp", "moon", "nest", "oven"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A tiny model that was never trained, as a checkpoint."""
+    model = GPT(SHAPE)
+    model.initialise(3)
+    return bundle.save(
+        tmp_path_factory.mktemp("base") / "model", model, Tokenizer([bytes([i]) for i in range(256)], []), {}
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """A table whose labels stand at the end of every text."""
+    path = tmp_path_factory.mktemp("rows") / "rows.csv"
+    pairs = [(a, b) for a in range(len(THINGS)) for b in range(11)]
+    lines = [f"{THINGS[a]} {THINGS[b]} {('wow,loud', 'hm,quiet')[(a + b) % 2]}" for a, b in pairs]
+    path.write_text("\n".join(["text,label", *lines]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(base, rows, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "a"
+    return tuning.finetune(*WORDS, *LONGER, f"model={base}", f"data.source={rows}", f"out={out}")
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_it_learns_and_the_report_holds_every_number_with_its_interval_and_baselines(run):
+    report = json.loads((run.path / "report.json").read_text())
+    assert report == json.loads(json.dumps(run.report))
+    test = report["test"]
+    for name in ("model", "bag_of_words", "majority"):
+        low, high = test[name]["interval_95"]
+        assert low <= test[name]["accuracy"] <= high
+        assert test[name]["count"] == report["rows"]["test"] == sum(map(sum, test[name]["confusion"]))
+    assert test["model"]["accuracy"] > 0.9 > test["majority"]["accuracy"]
+    assert test["model_against"]["majority"]["verdict"] == "better"
+    assert test["model_against"]["bag_of_words"]["verdict"] in ("not distinguishable", "worse", "better")
+    assert report["rows"]["test_texts_also_in_training"] == 0
+    assert report["cost"]["seconds"]["all"] >= report["cost"]["seconds"]["training"] > 0
+
+
+def test_a_run_leaves_settings_log_report_and_a_model_and_no_trunk(run, base):
+    names = {path.name for path in run.path.iterdir()}
+    assert {"config.toml", "metrics.jsonl", "report.json", "run.json", "step-000060"} <= names
+    assert not [name for name in names if name.startswith("trunk")]
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["train/global_step"] for line in lines if "eval/accuracy" in line][-1] == 60
+    assert run.bundle.about["parent"] == {"model": str(base)}
+    assert run.bundle.about["objective"] == "classify"
+
+
+def test_only_what_thawed_was_changed(run, base):
+    before, after = bundle.load(base).model, run.bundle.model
+    assert same(before.embed, after.embed) and same(before.blocks[0], after.blocks[0])
+    assert same(before.blocks[1], after.blocks[1]) and not same(before.blocks[2], after.blocks[2])
+
+
+def test_classify_says_labels_with_probabilities(run):
+    loud, quiet = classify(run.path, ["boat coat wow", "hill gate hm"])
+    assert (loud["label"], quiet["label"]) == ("loud", "quiet")
+    assert list(loud["probabilities"]) == ["loud", "quiet"]
+    assert sum(loud["probabilities"].values()) == pytest.approx(1)
+    assert not loud["cut"]
+    (long,) = classify(run.path, ["boat " * 30 + "wow"])
+    assert long["cut"]
+
+
+def test_a_model_that_continues_text_is_no_classifier(base):
+    with pytest.raises(ModelError, match=r"continues text and knows no labels. Make it a classifier"):
+        classify(base, ["hello"])
+
+
+@pytest.mark.parametrize("thaw", ["head", "block", "all", "lora"])
+def test_a_stopped_run_goes_on_to_the_same_bits(base, rows, tmp_path, monkeypatch, thaw):
+    words = (*WORDS, f"model={base}", f"data.source={rows}", f"task.thaw={thaw}", "lora.rank=3")
+    whole = tuning.finetune(*words, f"out={tmp_path / 'whole'}")
+    note = Job.note
+
+    def stop_after_seven(job, record):
+        note(job, record)
+        if record.step == 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Job, "note", stop_after_seven)
+    with pytest.raises(KeyboardInterrupt):
+        tuning.finetune(*words, f"out={tmp_path / 'b'}")
+    monkeypatch.undo()
+    assert bool(list((tmp_path / "b").glob("trunk-*.bin"))) == (thaw in ("head", "block"))
+    went_on = tuning.finetune(*words, f"out={tmp_path / 'b'}", resume=True)
+    assert same(went_on.bundle.model, whole.bundle.model)
+    assert went_on.report["test"] == whole.report["test"]
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(run, base, rows, tmp_path):
+    words = [*WORDS, *LONGER, f"model={base}", f"data.source={rows}", f"out={tmp_path / 'killed'}"]
+    code = f"from firsthand.run.finetune import finetune; finetune(*{words!r})"
+    child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    while child.poll() is None and not files.checkpoints(tmp_path / "killed"):
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    newest, _ = files.newest(tmp_path / "killed")
+    assert newest is not None
+    assert newest.name != "step-000060"
+    went_on = tuning.finetune(*words, resume=True)
+    assert same(went_on.bundle.model, run.bundle.model)
+
+
+def test_the_run_s_own_settings_make_the_same_model_again(run, tmp_path):
+    again = tuning.finetune(run.path / "config.toml", f"out={tmp_path / 'again'}")
+    assert same(again.bundle.model, run.bundle.model)
+
+
+def test_a_plan_says_what_becomes_of_the_rows_and_writes_nothing(run, base, rows, tmp_path):
+    out = tmp_path / "planned"
+    planned = tuning.plan(*WORDS, *LONGER, f"model={base}", f"data.source={rows}", f"out={out}")
+    for key in ("train", "test", "train_labels", "parameters_learned", "trunk_tokens", "training_tokens"):
+        assert planned[key] == (run.report["rows"] | run.report["cost"])[key]
+    assert planned["seconds_about"] > 0
+    assert not out.exists()
+
+
+def test_texts_are_cut_to_what_is_read_and_counted(base, rows, tmp_path):
+    words = (
+        *WORDS,
+        "train.steps=1",
+        "data.longest=12",
+        f"model={base}",
+        f"data.source={rows}",
+        f"out={tmp_path / 'a'}",
+    )
+    cut = tuning.finetune(*words)
+    texts = [line.split(",")[0] for line in rows.read_text().splitlines()[1:]]
+    assert cut.report["rows"]["cut_to_length"] == sum(len(text) > 12 for text in texts)
+    assert classify(cut.path, ["0123456789abc"])[0]["cut"]
+
+
+def test_the_leaky_split_and_balanced_weights_are_there_for_comparison(base, rows, tmp_path):
+    words = ("train.steps=1", "data.split=leaky", "task.weights=balanced", f"model={base}", f"data.source={rows}")
+    leaky = tuning.finetune(*WORDS, *words, f"out={tmp_path / 'a'}")
+    assert leaky.report["rows"]["split"] == "leaky"
+    assert leaky.report["rows"]["left_out"] == 0
+
+
+def test_a_classifier_can_be_taught_further(run, rows, tmp_path):
+    words = (*WORDS, "train.steps=1", f"model={run.path}", f"data.source={rows}", f"out={tmp_path / 'a'}")
+    further = tuning.finetune(*words)
+    assert len(further.bundle.model.swaps) == 1
+    assert further.report["test"]["model"]["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "message"),
+    [
+        (["data.label=kind"], DataError, r"needs 'text' and 'kind'. Map them: data.label=label"),
+        (['data.labels=["loud"]'], DataError, r"has the label 'quiet', which is not in \[loud\]"),
+        (["data.validation_fraction=0.001"], DataError, "gives 0 validation rows"),
+        (["task.kind=poetry"], ConfigError, "task.kind is 'poetry'"),
+        (["task.thaw=bloc"], ConfigError, "Did you mean 'block'?"),
+        (["data.colum=a"], ConfigError, "unknown key 'data.colum'"),
+        (["task.thaw=lora", 'lora.patterns=["q_proj"]'], ModelError, "pattern 'q_proj' matches 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(base, rows, tmp_path, words, kind, message):
+    out = tmp_path / "a"
+    with pytest.raises(kind, match=message):
+        tuning.finetune(*WORDS, f"model={base}", f"data.source={rows}", *words, f"out={out}")
+    assert not list(out.glob("step-*"))
+
+
+def test_a_folder_holds_one_run(run, base, rows):
+    words = [*WORDS, *LONGER, f"model={base}", f"data.source={rows}", f"out={run.path}"]
+    with pytest.raises(CheckpointError, match=r"already has .* checkpoint\. Go on with --resume"):
+        tuning.finetune(*words)
+    with pytest.raises(ConfigError, match=r"was begun with other settings \(task.thaw: block -> head\)"):
+        tuning.finetune(*words, "task.thaw=head", resume=True)
+
+
+def test_a_model_must_be_named():
+    with pytest.raises(FirsthandError, match="'model' is needed and has no default"):
+        read_tuning([])
