@@ -126,8 +126,8 @@ def _by_layer(tensors: dict[str, Tensor], model: GPT, folder: Path) -> dict[str,
     """The parts of each adapter, by the name of its layer in a whole model."""
     if model.config.tied and any(name.startswith(f"{PREFIX}lm_head.") for name in tensors):
         raise ModelError(
-            f"{files.quoted(folder.name)} adapts lm_head, which in this model is the embedding itself. Merge it in peft "
-            f"(merge_and_unload), and import the whole model"
+            f"{files.quoted(folder.name)} adapts lm_head, which in this model is the embedding itself. Merge it "
+            f"in peft (merge_and_unload), and import the whole model"
         )
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

@@ -42,7 +42,7 @@ Before this folder got its name it was opened again: every setting and every num
 
 @torch.no_grad()
 def to_peft(model: GPT, tokenizer: Any, target: Path, name: str = "", base: str = "") -> verified.Exported:
-    """Write one adapter of a model, by default the one that acts; `base` is the name under which others find the model."""
+    """Write one adapter of a model, by default the one that acts; others find the model itself by the name `base`."""
     name = name or lora.active(model) or ""
     lora.use(model, name)
     hf_config.architecture(model.config)
