@@ -3,7 +3,7 @@
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.style import Style
 from rich.table import Table
@@ -101,10 +101,10 @@ class Steps:
     """What is going on, on stderr: one line that changes on a terminal, else a line every few seconds."""
 
     def __init__(self) -> None:
-        self.said = 0.0
+        self.begun, self.said = time.monotonic(), 0.0
         self.live = sys.stderr.isatty()
 
-    def __enter__(self) -> "Steps":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -113,11 +113,15 @@ class Steps:
 
     def __call__(self, soon: Any) -> None:
         """Say what comes next, and how long the rest will take."""
+        rest = show.duration(soon.seconds)
+        self.say(f"{soon.done} of {soon.total} forms, next: {soon.form}; about {rest} to go")
+
+    def say(self, line: str) -> None:
+        """Show a line, unless one was shown just now."""
         now = time.monotonic()
         if not self.live and now - self.said < SECONDS:
             return
         self.said = now
-        line = f"{soon.done} of {soon.total} forms, next: {soon.form}; about {show.duration(soon.seconds)} to go"
         print(f"\r\x1b[K{line}" if self.live else line, end="" if self.live else "\n", file=sys.stderr, flush=True)
 
 

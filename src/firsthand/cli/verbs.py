@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-from firsthand.cli import audit, look, models, show, speak, tune
+from firsthand.cli import audit, look, models, quantize, show, speak, tune
 from firsthand.cli.explanations import EXPLANATIONS
 from firsthand.cli.meter import Meter, fetched
 from firsthand.errors import ConfigError, nearest
@@ -275,6 +275,7 @@ ALL = (
     look.inspect,
     info,
     *models.ALL,
+    *quantize.ALL,
     report,
     explain,
 )

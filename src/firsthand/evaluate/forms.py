@@ -12,6 +12,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from firsthand.infer.draw import Drawn, draw
 from firsthand.infer.speculate import Lookup, draw_guessing
 from firsthand.interop import gguf, huggingface, to_gguf, to_huggingface
 from firsthand.interop.foreign import Foreign
+from firsthand.linear.shrink import plain, shrink
 from firsthand.model.assemble import weights
 from firsthand.model.attention import Attend, attend, attend_fused
 from firsthand.model.cache import Cache, GrowingCache, StaticCache
@@ -182,9 +184,24 @@ def save(bundle: Bundle, target: Path) -> None:
     bundles.save(target, bundle.model, bundle.tokenizer, bundle.about, template=bundle.template)
 
 
+def fewer_bits(kind: str, settings: dict[str, Any]) -> Open:
+    """How to open a form whose weights are rounded: the head to 8 bits, all other matrices as they say."""
+
+    @contextmanager
+    def open(bundle: Bundle) -> Iterator[Scores]:
+        model = twin(bundle.model)
+        try:
+            shrink(model, kind, settings)
+        except ModelError as error:  # quantized already, or of widths that are no whole groups
+            raise NotHere(str(error)) from error
+        yield partial(one_by_one, model)
+
+    return open
+
+
 def foreign(bundle: Bundle) -> Foreign:
-    """What the writers of other formats take."""
-    model = bundle.model
+    """What the writers of other formats take; of quantized layers, the numbers they stand for."""
+    model = plain(bundle.model)
     if model.swaps:
         raise NotHere("some of its layers were replaced; other formats hold the merged model only")
     tensors = {name: tensor.float().cpu() for name, tensor in weights(model).items()}
@@ -227,6 +244,14 @@ def _cached(name: str) -> Form:
     make, about = CACHES[name]
     run = partial(fed_alone if name == "growing" else fed_together, make)  # a growing one takes rows of one length
     return Form(f"{name} cache", f"{about}; fed in pieces of 1 to 64 tokens", name != "int8", opened(run), cost=4)
+
+
+FEWER: dict[str, tuple[dict[str, Any], str]] = {  # `firsthand quantize` makes these, and by gptq a better int4
+    "int8": ({}, "weights of 8 bits, a ruler for each row"),
+    "int8-dynamic": ({}, "the same, and what enters a layer is rounded too"),
+    "int4": ({"group": 32}, "weights of 4 bits, a ruler for 32 neighbours"),
+    "nf4": ({"group": 64}, "weights of 4 bits at the quantiles of a normal distribution, a scale for 64"),
+}
 
 
 def guessing(model: GPT, ids: list[int], count: int) -> list[int]:
@@ -273,6 +298,7 @@ FORMS: tuple[Form | Greedy, ...] = (
     _gguf("bf16", False, "the same, weights in 16 bits of wider range", slow=True),
     _gguf("q8_0", False, "the same, weights in 8.5 bits"),
     _gguf("q4_0", False, "the same, weights in 4.5 bits"),
+    *(Form(kind, about, False, fewer_bits(kind, settings)) for kind, (settings, about) in FEWER.items()),
     Form("bfloat16", "weights and products in bfloat16", False, opened(one_by_one, dtype=torch.bfloat16)),
     Form(
         "float16",

@@ -54,7 +54,7 @@ class Dynamic(Int8):
         codes, scales = whole(x.detach())
         if torch.is_grad_enabled() and x.requires_grad:  # rounding counts as the identity: Bengio et al. 2013
             return super().forward(x + (codes * scales - x).detach())
-        return self.shifted(product(codes, self.codes).to(x.dtype) * (scales * self.scales.T.to(x.dtype)))
+        return self.shifted(product(codes, self.codes).to(x.dtype) * (scales * self.scales[:, 0].to(x.dtype)))
 
 
 def whole(x: Tensor) -> tuple[Tensor, Tensor]:

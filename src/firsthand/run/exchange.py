@@ -8,6 +8,7 @@ from firsthand.checkpoint import bundle as bundles
 from firsthand.data.catalog import Progress
 from firsthand.interop import export as exporting
 from firsthand.interop.foreign import Foreign
+from firsthand.linear.shrink import described, layers, plain
 from firsthand.model.assemble import weights
 from firsthand.run import use
 from firsthand.run.source import load
@@ -24,11 +25,15 @@ def bring(source: str | Path, out: Path, progress: Progress | None = None) -> di
 
 
 def export(source: str | Path, to: str, out: Path, kind: str | None = None) -> dict[str, Any]:
-    """Write a model for other programs; it is opened again and compared before it gets its name."""
+    """Write a model for other programs; it is opened again and compared before it gets its name.
+
+    No other format has our quantized layers: what they stand for is written, which `kind` may round once more.
+    """
     bundle = load(source, dtype=None)
-    model = bundle.model
+    model, fewer = plain(bundle.model), described(layers(bundle.model))
     given = Foreign(
         model.config, weights(model), bundle.tokenizer, str(bundle.path), bundle.template, bundle.ends, bundle.about
     )
     found = asdict(exporting.export(given, to, out, kind))
-    return found | {"path": str(found["path"])}  # plain data, for --json
+    notes = [f"its quantized layers ({fewer}) were written as the plain numbers they stand for"] if fewer else []
+    return found | {"path": str(found["path"]), "notes": [*notes, *found["notes"]]}  # plain data, for --json

@@ -15,6 +15,7 @@ from typing import Any
 from firsthand import files
 from firsthand.data.loader import Loader
 from firsthand.errors import TrainingError
+from firsthand.linear.shrink import trainable
 from firsthand.objectives.base import Objective
 from firsthand.training import begin, device, groups, parallel, schedule, state, track
 from firsthand.training.config import TrainConfig
@@ -64,6 +65,7 @@ def fit(
         stack.enter_context(arithmetic.products())
         device.keep_memory()
         objective.prepare(model)
+        trainable(model)
         model.to(arithmetic.device).checkpointing = config.checkpointing
         job = Job(
             config=config,
