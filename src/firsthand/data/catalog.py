@@ -3,7 +3,7 @@
     get("tiny-shakespeare") -> ~/.cache/firsthand/tiny-shakespeare/tiny-shakespeare.txt
 
 Every file is compared with its SHA-256 before it gets its name; a source that gives other bytes is not used, and the
-next one is tried. `pydocs` needs no network at all: the interpreter itself is the source.
+next one is tried. `pydocs` and `tasks` need no network at all: they are made here.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from firsthand import files
-from firsthand.data.rows import ROWS, File, Hub, Interpreter, Origin, Parquet, Row, Wheel
+from firsthand.data.rows import ROWS, File, Hub, Interpreter, Origin, Parquet, Row, Tasks, Wheel
 from firsthand.errors import CheckpointError, DownloadError, nearest
 
 Progress = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
@@ -71,6 +71,8 @@ def _folder(wanted: Row) -> Path:
     origin = wanted.files[0].origins[0]
     if isinstance(origin, Hub):
         return home() / "hub" / origin.repository.replace("/", "--") / origin.commit
+    if isinstance(origin, Tasks):
+        return home() / f"{wanted.name}-{origin.edition}"
     made_here = isinstance(origin, Interpreter)
     return home() / (f"{wanted.name}-{platform.python_version()}" if made_here else wanted.name)
 
@@ -127,6 +129,10 @@ def _ask(origin: Origin, file: File, work: Path, parts: Path, progress: Progress
         from firsthand.data import pydocs
 
         return {f"{name}.txt": text.encode() for name, text in pydocs.corpus().items()}
+    if isinstance(origin, Tasks):
+        from firsthand.data import tasks
+
+        return {f"{part}.jsonl": tasks.jsonl(part) for part in tasks.COUNTS}
     if isinstance(origin, Hub):
         from firsthand.data import hub
 
@@ -180,7 +186,7 @@ class _Lines:
 
 def described(origin: Origin) -> str:
     """An origin in one word or two."""
-    if isinstance(origin, Interpreter):
+    if isinstance(origin, Interpreter | Tasks):
         return "this Python"
     if isinstance(origin, Hub):
         return "huggingface.co"

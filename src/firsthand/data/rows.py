@@ -39,6 +39,13 @@ class Interpreter:
 
 
 @dataclass(frozen=True)
+class Tasks:
+    """The tasks that a program can check (tasks.py): made here, one file a part."""
+
+    edition: int
+
+
+@dataclass(frozen=True)
 class Hub:
     """A model of the hub at one commit, as a folder; the hub itself tells the sums of its files (hub.py)."""
 
@@ -46,7 +53,7 @@ class Hub:
     commit: str
 
 
-Origin = Url | Wheel | Parquet | Interpreter | Hub
+Origin = Url | Wheel | Parquet | Interpreter | Tasks | Hub
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,14 @@ STORIES = f"{HUB}/datasets/roneneldan/TinyStories/resolve/f54c09fd23315a6f9c86f9
 UCI = "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip"
 FINEWEB = f"{HUB}/datasets/HuggingFaceFW/fineweb-edu/resolve/87f09149ef4734204d70ed1d046ddc9ca3f2b8f9"
 
+MADE_HERE = "Use tasks, which needs no network: firsthand data check tasks"
+INSTRUCTIONS = "ch07/01_main-chapter-code/instruction-data.json"
+PREFERENCES = "ch07/04_preference-tuning-with-dpo/instruction-data-with-preference.json"
+BOOK = f"{RAW}/rasbt/LLMs-from-scratch/main"
+
 SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+INSTRUCTED = "7e09a9af353722ca15c18bc580f093f9c39d3178335a75177319cb1e1d163944"
+PREFERRED = "305315abf14f65fa42c01a0877572f832606571c2a7d49f152ac1d758b16756e"
 VERDICT = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f"
 SPAM = "7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d"
 SPAM_PART = "883079d805cda90c823827a5237496f114d1eb823d95fe909dbea2038707180d"  # 4,862 of the 5,574 messages
@@ -155,6 +169,27 @@ ROWS = (
             ),
         ),
         instead="Give a .tsv of your own, with columns label and text.",
+    ),
+    Row(
+        "tasks",
+        "1,058 instructions of 23 kinds with answers that a program checks: train, validation and test without leaks",
+        "Apache-2.0",
+        (File("*.jsonl", 130_000, (Tasks(edition=1),)),),
+        instead="Give records of your own.",
+    ),
+    Row(
+        "instruction-data",
+        "1,100 instructions with inputs and answers, from Build a Large Language Model (Raschka)",
+        "Apache-2.0",
+        (File("instruction-data.json", 203_524, (Url(f"{BOOK}/{INSTRUCTIONS}", INSTRUCTED),)),),
+        instead=MADE_HERE,
+    ),
+    Row(
+        "preference-data",
+        "1,100 instructions with a polite and a rude answer, one chosen and one rejected (Raschka)",
+        "Apache-2.0",
+        (File("preference-data.json", 386_968, (Url(f"{BOOK}/{PREFERENCES}", PREFERRED),)),),
+        instead="Give pairs of your own: prompt, chosen, rejected.",
     ),
     Row(
         "tinystories",
