@@ -137,9 +137,9 @@ def accumulators(builder, count):
     return [cgutils.alloca_once_value(builder, all_lanes(REAL, 0.0)) for _ in range(count)]
 
 
-def add_to(builder, place, amounts):
-    """place += product of the two amounts."""
-    builder.store(multiply_add(builder, *amounts, builder.load(place)), place)
+def add_to(builder, place, x, y):
+    """place += x y."""
+    builder.store(multiply_add(builder, x, y, builder.load(place)), place)
 
 
 @instruction
@@ -179,7 +179,7 @@ def dot_whole(typing, kind, digits, fast, tile, weights, scales, x, sums, x_scal
                 if name == "int4":
                     fine = load(builder, scales, builder.mul(loop.index, I64(32)), ir.VectorType(HALF, ROWS), 32)
                     scale = builder.fmul(scale, builder.fpext(fine, REAL))
-                add_to(builder, totals[row], (value, scale))
+                add_to(builder, totals[row], value, scale)
         for row in range(tiles):
             value = builder.load(totals[row])
             if name == "int8":
@@ -210,7 +210,7 @@ def dot_real(typing, kind, tile, weights, x, x_step, groups, out, out_step):
                     prefetch(builder, builder.add(here, I64(AHEAD + column * size // GROUP)))
                 for row in range(tiles):
                     one = spread(builder, load(builder, numbers[row], 4 * column, FLOAT, 4), REAL)
-                    add_to(builder, totals[row][column % chains], (block, one))
+                    add_to(builder, totals[row][column % chains], block, one)
         for row in range(tiles):
             values = [builder.load(total) for total in totals[row]]
             while len(values) > 1:

@@ -115,8 +115,9 @@ def _columns(blocks: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(blocks.swapaxes(1, 2)).reshape(-1).view(np.uint8)
 
 
-def packed_bytes(N: int, K: int, kind: str) -> int:
-    """What `Store` takes for a matrix."""
+def packed_bytes(weight: Tensor, kind: str) -> int:
+    """What `Store` takes for a matrix (N, K)."""
+    N, K = weight.shape
     blocks, groups = -(-N // ROWS), -(-K // GROUP)
     scales = {"int4": 32 * groups, "int8": 64}.get(kind, 0)
     return blocks * (groups * BYTES[kind] + scales) + 128

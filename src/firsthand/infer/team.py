@@ -19,6 +19,7 @@ call of compiled code: an interrupt comes before it or after it, never in betwee
 """
 
 import threading
+from collections.abc import Callable
 
 import numpy as np
 from llvmlite import binding, ir
@@ -32,7 +33,8 @@ PARKED, READY, CLAIMED, GO = range(4)
 LINE = 16  # numbers a thread has for itself: two cache lines, so that nobody waits for what another writes
 STATE, MET = 0, 1  # a thread's state; how many barriers it has reached
 SPINS = 20_000  # times a helper asks before it parks: about a millisecond
-PATIENCE = 2_000  # times a thread asks at a barrier before it offers its core
+PATIENCE = 2_000  # times a thread asks for another before it offers its core
+NAPS = 100  # times the leader then offers it before it looks again who is parked: about five milliseconds
 INTEGER = ir.IntType(64)
 
 
@@ -101,12 +103,15 @@ def breathe(typing):
 
 @instruction
 def offer_core(typing):
-    """Let another thread run on this core, where the system has a word for that."""
+    """Sleep for the shortest time there is, where the system has a word for that (Windows has not).
+
+    Merely to yield does not help where cores are busy: who yields is soon chosen again, and who is waited for is not.
+    """
 
     def generate(context, builder, signature, arguments):
-        if binding.address_of_symbol("sched_yield"):
-            kind = ir.FunctionType(ir.IntType(32), [])
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        if binding.address_of_symbol("usleep"):
+            kind = ir.FunctionType(ir.IntType(32), [ir.IntType(32)])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "usleep"), [ir.IntType(32)(1)])
         return context.get_dummy_value()
 
     return types.void(), generate
@@ -134,54 +139,73 @@ def claim(lines, threads):
         asked = 0
         while not exchange(lines, helper * LINE + STATE, READY, CLAIMED):
             asked += 1
-            if asked > PATIENCE and (asked > SPINS or read(lines, helper * LINE + STATE) == PARKED):
+            if asked > PATIENCE + NAPS:
                 for claimed in range(1, helper):
                     write(lines, claimed * LINE + STATE, READY)
                 return False
-            breathe()
+            if asked > PATIENCE:
+                offer_core()
+            else:
+                breathe()
     return True
 
 
 @lean
-def await_work(lines, thread):
-    """Spin until there is work, or long enough: whether there is work. If not, the thread is parked now."""
+def await_work(lines, thread, woken):
+    """Spin until there is work, or long enough: whether there is work. If not, the thread is parked now.
+
+    Who was woken for work waits a hundred times longer for it: on busy cores the helpers do not wake together, and if
+    the first were asleep again before the last is awake, no step would ever begin.
+    """
     asked = 0
     while read(lines, thread * LINE + STATE) != GO:
         asked += 1
+        if asked <= SPINS:
+            breathe()
+        elif woken and asked < SPINS + 100 * NAPS:
+            offer_core()
         # a claimed thread cannot park: the exchange fails, and it goes on asking
-        if asked > SPINS and exchange(lines, thread * LINE + STATE, READY, PARKED):
+        elif exchange(lines, thread * LINE + STATE, READY, PARKED):
             return False
-        breathe()
+        else:
+            offer_core()
     return True
 
 
 class Team:
     """Helpers 1 to `threads` - 1 of a leader, who is whatever thread asks for a step.
 
-    `serve(thread, lines, *arguments)` is compiled: it works until it has parked. `lead(lines, *arguments)` makes a step
-    and says whether it could.
+    `work(thread, lines, *arguments)` is compiled. As thread 0 it makes a step and says whether it could; as another it
+    works until it has parked.
     """
 
-    def __init__(self, threads: int, lead, serve, arguments: tuple):
+    def __init__(self, threads: int, work: Callable[..., bool], arguments: tuple):
         self.lines = numbers((threads * LINE,), np.int64)  # all PARKED
-        self.lead, self.arguments, self.closed = lead, arguments, False
+        self.work, self.arguments, self.closed = work, arguments, False
         self.bells = [threading.Semaphore(0) for _ in range(threads)]
         for thread in range(1, threads):
-            threading.Thread(target=self._help, args=(thread, serve), daemon=True, name=f"firsthand-{thread}").start()
+            threading.Thread(
+                target=self._help, args=(thread,), daemon=True, name=f"firsthand-{id(self)}-{thread}"
+            ).start()
 
-    def _help(self, thread: int, serve) -> None:
+    def _help(self, thread: int) -> None:
+        bell = self.bells[thread]
         while True:
-            self.bells[thread].acquire()
+            bell.acquire()
+            while bell.acquire(blocking=False):
+                pass  # it was rung more than once before this thread was awake
             if self.closed:
                 return
-            serve(thread, self.lines, *self.arguments)
+            self.work(thread, self.lines, *self.arguments)
 
     def step(self) -> None:
         """One step by all."""
-        while not self.lead(self.lines, *self.arguments):
+        while True:
             for thread, bell in enumerate(self.bells):
                 if thread and self.lines[thread * LINE + STATE] == PARKED:
                     bell.release()
+            if self.work(0, self.lines, *self.arguments):
+                return
 
     def close(self) -> None:
         """End the helpers; they notice within a millisecond."""

@@ -1,0 +1,140 @@
+"""What a step of the fast engine does to single rows, and a matrix to all of them: compiled, called by step.py."""
+
+import numpy as np
+from numba import njit
+
+from firsthand.infer.kernels import GROUP, ROWS, dot_real, dot_whole
+from firsthand.infer.team import address
+from firsthand.tokenizer.compiled import ALONE, UNWRAPPED
+
+CHECKED = {"error_model": "numpy", "boundscheck": False}
+# Sums may be taken in any order, quotients as products with an inverse; but what is not a number stays none.
+LOOSE = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, **CHECKED}
+part = njit(nogil=True, **ALONE, **UNWRAPPED, **LOOSE)  # pyrefly: ignore
+lean = njit(nogil=True, forceinline=True, **ALONE, **UNWRAPPED, **LOOSE)  # pyrefly: ignore
+exact = njit(nogil=True, forceinline=True, **ALONE, **UNWRAPPED, fastmath={"contract"}, **CHECKED)  # pyrefly: ignore
+f32 = np.float32
+
+
+@lean
+def up(number, multiple):
+    return (number + multiple - 1) // multiple * multiple
+
+
+@exact
+def exponential(x):
+    """e^x without a branch, so that 16 are computed at once: 2^n times a polynomial. Source: Cephes, expf."""
+    x = min(max(x, f32(-87.0)), f32(87.0))
+    n = np.rint(x * f32(1.4426950408889634))
+    r = x - n * f32(0.693359375) + n * f32(2.12194440e-4)
+    p = f32(1.9875691500e-4) * r + f32(1.3981999507e-3)
+    p = ((p * r + f32(8.3334519073e-3)) * r + f32(4.1665795894e-2)) * r + f32(1.6666665459e-1)
+    p = ((p * r + f32(5.0000001201e-1)) * r + f32(1.0)) * r + f32(1.0)
+    return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@part
+def to_digits(source, groups, count, digits, sums, scales):
+    """Each 32 neighbours become whole numbers of one digit or three, their sums, negative, and a scale."""
+    most = f32(127.0) if count == 1 else f32(8323072.0)  # 127 x 256^2: so no rounding can overflow the first digit
+    for group in range(groups):
+        near = source[group * GROUP : (group + 1) * GROUP]
+        largest = f32(1e-30)
+        for i in range(GROUP):
+            largest = max(largest, abs(near[i]))
+        inverse = most / largest
+        scales[group] = largest / most
+        first = digits[group * GROUP * count : (group + 1) * GROUP * count]
+        total = np.int32(0)
+        if count == 1:
+            for i in range(GROUP):
+                whole = np.int32(np.rint(near[i] * inverse))
+                first[i] = np.int8(whole)
+                total -= whole
+            sums[group] = total
+        else:
+            second, third = first[GROUP : 2 * GROUP], first[2 * GROUP : 3 * GROUP]
+            total_b, total_c = np.int32(0), np.int32(0)
+            for i in range(GROUP):
+                whole = np.int32(np.rint(near[i] * inverse))
+                c = np.int32(np.int8(whole))
+                whole = (whole - c) >> np.int32(8)
+                b = np.int32(np.int8(whole))
+                a = (whole - b) >> np.int32(8)
+                first[i], second[i], third[i] = np.int8(a), np.int8(b), np.int8(c)
+                total, total_b, total_c = total - a, total_b - b, total_c - c
+            sums[3 * group], sums[3 * group + 1], sums[3 * group + 2] = total, total_b, total_c
+
+
+@part
+def ready(kind, digits, source, rows, groups, room, thread):
+    """The rows of `source` as a product wants them: addresses of numbers, sums and scales."""
+    if len(kind) > 2:
+        return address(source), 0, 0
+    count = len(digits)
+    whole, sums, scales = room.digits[thread], room.sums[thread], room.scales[thread]
+    for row in range(rows):
+        at = row * groups
+        to_digits(source[row], groups, count, whole[at * GROUP * count :], sums[at * count :], scales[at:])
+    return address(whole), address(sums), address(scales)
+
+
+@part
+def tile(kind, form, tiles, where, x, groups, row, out, step):
+    """16 rows of a matrix times as many vectors as `tiles` is long."""
+    if len(kind) > 2:
+        dot_real(kind, tiles, where[0], x[0] + row * groups * 128, groups * 128, groups, out, step)
+    else:
+        count, at = len(form.digits), row * groups
+        inputs = x[0] + at * 32 * count, x[1] + at * 4 * count, x[2] + at * 4
+        dot_whole(kind, form.digits, form.fast, tiles, where[0], where[1], *inputs, groups, out, step)
+
+
+@part
+def product(kind, form, place, x, rows, groups, first, last, out, step):
+    """Blocks `first` to `last` of a matrix times all rows, to `out`, whose rows are `step` numbers apart."""
+    size = (256, 512, 1024, 2048)[len(kind) - 1] * groups
+    scale = (32 * groups, 64, 0, 0)[len(kind) - 1]
+    for block in range(first, last):
+        where = place[0] + block * size, place[1] + block * scale
+        row = 0
+        while row < rows:
+            to = out + 4 * (row * step + block * ROWS)
+            if rows - row > 4:
+                tile(kind, form, (0, 0, 0, 0, 0, 0, 0, 0), where, x, groups, row, to, 4 * step)
+                row += 8
+            elif rows - row > 1:
+                tile(kind, form, (0, 0, 0, 0), where, x, groups, row, to, 4 * step)
+                row += 4
+            else:
+                tile(kind, form, (0,), where, x, groups, row, to, 4 * step)
+                row += 1
+
+
+@part
+def many(kind, block, x, step, groups, out, out_step, count):
+    """16 rows of float32 times one to eight vectors, `step` numbers apart."""
+    if count == 1:
+        dot_real(kind, (0,), block, x, 4 * step, groups, out, out_step)
+    elif count <= 4:
+        dot_real(kind, (0, 0, 0, 0), block, x, 4 * step, groups, out, out_step)
+    else:
+        dot_real(kind, (0, 0, 0, 0, 0, 0, 0, 0), block, x, 4 * step, groups, out, out_step)
+
+
+@part
+def normalise(source, shape, weight, rows, out):
+    """LayerNorm or RMSNorm of every row."""
+    C = shape.d_model
+    for row in range(rows):
+        x, y = source[row], out[row]
+        mean, square = f32(0), f32(0)
+        if shape.centred:
+            for i in range(C):
+                mean += x[i]
+            mean /= f32(C)
+        for i in range(C):
+            square += (x[i] - mean) * (x[i] - mean)
+        scale = f32(1) / np.sqrt(square / f32(C) + f32(shape.eps))
+        for i in range(C):
+            y[i] = (x[i] - mean) * scale * weight[0, i] + weight[1, i]

@@ -1,0 +1,252 @@
+"""One token of every row of a batch, by several threads, as one compiled function.
+
+A library of operators makes a dozen calls a layer, and between two of them Python chooses, checks and allocates: at one
+row that costs more than the arithmetic. Here the whole way, from ids to scores, is one call without Python, without
+allocation and without a look at the types. Every thread runs all of it, and takes its share of each part:
+
+    q, k, v        whole heads; also their norm and their turn      | barrier
+    attention      heads                                            | barrier
+    o              blocks of 16 numbers of the stream               | barrier
+    gate, up       blocks of 32 inner numbers; also the bend        | barrier
+    down           blocks of 16 numbers of the stream               | barrier
+    head           blocks of 16 scores
+
+What is short (norms, rounding to integers) every thread does for itself: a barrier more would cost longer.
+
+The keys of a row are kept like a matrix in blocks of 16 positions, the values like one in blocks of 16 features: so
+attention is two products of the same kind as all others, and no sum goes across a register there either.
+In a prompt all new tokens are rows of one step that share a slot. Their keys and values are written before the barrier,
+and each looks only as far as itself.
+
+The letters are those of layout.py.
+"""
+
+from functools import partial
+
+import numpy as np
+
+from firsthand.infer.kernels import GROUP, ROWS
+from firsthand.infer.layout import DOWN, FIRST, GATE, GELU, LOGITS, QKV, SWIGLU, TOKENS, UP, O
+from firsthand.infer.parts import exponential, f32, lean, many, normalise, part, product, ready, up
+from firsthand.infer.team import GO, LINE, READY, STATE, address, await_work, claim, meet, write
+from firsthand.tokenizer.compiled import ALONE, compiled
+
+
+@lean
+def share(count, thread, threads):
+    """The part of `count` things that belongs to a thread."""
+    return thread * count // threads, (thread + 1) * count // threads
+
+
+@part
+def finish_head(x, shape, norm, turn):
+    """The norm and the turn of one query or key, in place."""
+    D, half = shape.d_head, shape.d_head // 2
+    if shape.qk_norm:
+        square = f32(0)
+        for i in range(D):
+            square += x[i] * x[i]
+        scale = f32(1) / np.sqrt(square / f32(D) + f32(shape.eps))
+        for i in range(D):
+            x[i] *= scale * norm[i]
+    if shape.rotary:
+        for i in range(half):
+            a, b = x[i], x[i + half]
+            x[i] = a * turn[0, i] - b * turn[1, i]
+            x[i + half] = b * turn[0, i] + a * turn[1, i]
+
+
+@part
+def look(form, shape, weights, room, layer, x, rows, thread, threads):
+    """Queries, keys and values of a thread's heads: the first to their place, the others into the cache."""
+    H, G, D, C = shape.n_head, shape.n_kv_head, shape.d_head, shape.d_model
+    wide = up(D, ROWS)
+    first, last = share(H + 2 * G, thread, threads)
+    blocks, width = wide // ROWS, room.raw.shape[1]
+    place = weights.places[layer, QKV]
+    product(
+        form.layers,
+        form,
+        place,
+        x,
+        rows,
+        up(C, GROUP) // GROUP,
+        first * blocks,
+        last * blocks,
+        address(room.raw),
+        width,
+    )
+    for row in range(rows):
+        at, slot = room.at[row], room.slots[row]
+        for head in range(first, last):
+            new = room.raw[row, head * wide : head * wide + D]
+            bias = weights.biases[layer, QKV, head * wide : head * wide + D]
+            for i in range(D):
+                new[i] += bias[i]
+            if head < H + G:
+                finish_head(new, shape, weights.head_norms[layer, 0 if head < H else 1], weights.turns[at])
+            if head < H:
+                query, scale = room.queries[row, head], f32(1) / np.sqrt(f32(D))
+                for i in range(D):
+                    query[i] = new[i] * scale
+            elif head < H + G:
+                key = room.keys[slot, layer, head - H, at // ROWS]
+                for i in range(D):
+                    key[i, at % ROWS] = new[i]
+            else:
+                value = room.values[slot, layer, head - H - G]
+                for i in range(D):
+                    value[i // ROWS, at, i % ROWS] = new[i]
+
+
+@lean
+def soften(scores, start, low, high, end):
+    """Scores -> weights from `start` to `end`, zeros outside low to high: what their sum must be divided by."""
+    largest, total = scores[low], f32(0)
+    for i in range(low, high):
+        largest = max(largest, scores[i])
+    for i in range(low, high):
+        scores[i] = exponential(scores[i] - largest)
+        total += scores[i]
+    scores[start:low] = f32(0)
+    scores[high:end] = f32(0)
+    return total
+
+
+@part
+def look_back(shape, room, layer, row, first, count, thread):
+    """Attention of a row's heads `first` to `first + count`, which are of one group: into `mixed`."""
+    D, at, slot = shape.d_head, room.at[row], room.slots[row]
+    low, high = max(0, at + 1 - shape.window), at + 1
+    start, end = low // GROUP * GROUP, up(high, GROUP)
+    group = first // (shape.n_head // shape.n_kv_head)
+    keys, values = room.keys[slot, layer, group], room.values[slot, layer, group]
+    scores, mixed = room.scores[thread], room.head[thread]
+    N, wide, deep = scores.shape[1], mixed.shape[1], keys.shape[1]
+    kind = (0, 0, 0, 0)
+    query, to = address(room.queries[row, first]), address(scores)
+    for block in range(start // ROWS, up(high, ROWS) // ROWS):
+        many(kind, address(keys[block]), query, deep, deep // GROUP, to + 64 * block, 4 * N, count)
+    for head in range(count):
+        scale = f32(1) / soften(scores[head], start, low, high, end)
+        for i in range(start, end):
+            scores[head, i] *= scale
+    for block in range(wide // ROWS):
+        here = address(values[block]) + 64 * start
+        many(kind, here, to + 4 * start, N, (end - start) // GROUP, address(mixed) + 64 * block, 4 * wide, count)
+    for head in range(count):
+        out = room.mixed[row, (first + head) * D : (first + head + 1) * D]
+        for i in range(D):
+            out[i] = mixed[head, i]
+
+
+@part
+def attend(shape, room, layer, rows, thread, threads):
+    """A thread's share of all heads of all rows, those of one group together: its keys are then read once."""
+    H, size = shape.n_head, shape.n_head // shape.n_kv_head
+    item, last = share(rows * H, thread, threads)
+    while item < last:
+        row, head = item // H, item % H
+        count = min(last - item, size - head % size, 8)
+        look_back(shape, room, layer, row, head, count, thread)
+        item += count
+
+
+@part
+def add_product(form, shape, weights, room, layer, which, x, rows, groups, thread, threads):
+    """A matrix that writes into the stream: the thread's blocks of it, added there."""
+    C, raw = shape.d_model, room.raw
+    first, last = share(up(C, ROWS) // ROWS, thread, threads)
+    product(form.layers, form, weights.places[layer, which], x, rows, groups, first, last, address(raw), raw.shape[1])
+    bias = weights.biases[layer, which]
+    for row in range(rows):
+        stream, new = room.stream[row], raw[row]
+        for i in range(first * ROWS, min(last * ROWS, C)):
+            stream[i] += new[i] + bias[i]
+
+
+@part
+def think(form, shape, weights, room, layer, x, rows, thread, threads):
+    """The inner numbers of the feed-forward layer, bent."""
+    groups, width = up(shape.d_model, GROUP) // GROUP, room.inner.shape[1]
+    first, last = share(width // GROUP, thread, threads)
+    places, bias = weights.places[layer], weights.biases[layer]
+    blocks = 2 * first, min(2 * last, up(shape.d_ff, ROWS) // ROWS)
+    product(form.layers, form, places[UP], x, rows, groups, *blocks, address(room.inner), width)
+    if shape.bend == SWIGLU:
+        product(form.layers, form, places[GATE], x, rows, groups, *blocks, address(room.gate), width)
+    for row in range(rows):
+        inner, gate = room.inner[row], room.gate[row]
+        low, high = first * GROUP, min(last * GROUP, shape.d_ff)
+        for i in range(low, high):
+            inner[i] += bias[UP, i]
+        if shape.bend == SWIGLU:
+            for i in range(low, high):
+                g = gate[i] + bias[GATE, i]
+                inner[i] *= g / (f32(1) + exponential(-g))
+        elif shape.bend == GELU:
+            for i in range(low, high):
+                h = inner[i]
+                u = f32(1.5957691216057308) * (h + f32(0.044715) * h * h * h)  # 2 sqrt(2 / pi); h (1 + tanh(u / 2)) / 2
+                inner[i] = h / (f32(1) + exponential(-u))
+        else:
+            for i in range(low, high):
+                inner[i] = max(inner[i], f32(0)) * max(inner[i], f32(0))
+
+
+@part
+def step(form, shape, weights, room, lines, thread, threads):
+    """All of it, as one thread of several."""
+    rows, L, C = room.now[TOKENS], shape.n_layer, shape.d_model
+    stream, normed = room.stream, room.normed[thread]
+    wide, mixed, inner = up(C, GROUP) // GROUP, room.mixed.shape[1] // GROUP, room.inner.shape[1] // GROUP
+    first, last = share(C, thread, threads)
+    for row in range(rows):
+        token, position = weights.embed[room.ids[row]], weights.positions[room.at[row]]
+        for i in range(first, last):
+            stream[row, i] = token[i] + position[i]
+    meet(lines, thread, threads)
+    for layer in range(L):
+        normalise(stream, shape, weights.norms[2 * layer], rows, normed)
+        x = ready(form.layers, form.digits, normed, rows, wide, room, thread)
+        look(form, shape, weights, room, layer, x, rows, thread, threads)
+        meet(lines, thread, threads)
+        attend(shape, room, layer, rows, thread, threads)
+        meet(lines, thread, threads)
+        x = ready(form.layers, form.digits, room.mixed, rows, mixed, room, thread)
+        add_product(form, shape, weights, room, layer, O, x, rows, mixed, thread, threads)
+        meet(lines, thread, threads)
+        normalise(stream, shape, weights.norms[2 * layer + 1], rows, normed)
+        x = ready(form.layers, form.digits, normed, rows, wide, room, thread)
+        think(form, shape, weights, room, layer, x, rows, thread, threads)
+        meet(lines, thread, threads)
+        x = ready(form.layers, form.digits, room.inner, rows, inner, room, thread)
+        add_product(form, shape, weights, room, layer, DOWN, x, rows, inner, thread, threads)
+        meet(lines, thread, threads)
+    wanted = rows - room.now[FIRST]
+    if wanted > 0:
+        normalise(stream[room.now[FIRST] :], shape, weights.norms[2 * L], wanted, normed)
+        x = ready(form.head, form.digits, normed, wanted, wide, room, thread)
+        V = up(weights.embed.shape[0], ROWS)
+        first, last = share(V // ROWS, thread, threads)
+        product(form.head, form, weights.places[L, 0], x, wanted, wide, first, last, room.now[LOGITS], V)
+    meet(lines, thread, threads)
+
+
+@partial(compiled, options=ALONE)
+def work(thread, lines, form, shape, weights, room, threads):
+    """Thread 0, the leader: one step, and whether all helpers were awake. A helper: steps, until it has parked."""
+    if thread == 0:
+        if not claim(lines, threads):
+            return False
+        for helper in range(1, threads):
+            write(lines, helper * LINE + STATE, GO)
+        step(form, shape, weights, room, lines, thread, threads)
+        return True
+    write(lines, thread * LINE + STATE, READY)
+    woken = True
+    while await_work(lines, thread, woken):
+        step(form, shape, weights, room, lines, thread, threads)
+        write(lines, thread * LINE + STATE, READY)
+        woken = False
+    return True
