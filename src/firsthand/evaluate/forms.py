@@ -7,6 +7,7 @@ Exact: in mathematics the same as the plain form, so that only rounding may diff
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -23,9 +24,10 @@ from firsthand.errors import ModelError, TokenizerError
 from firsthand.evaluate.compare import twin
 from firsthand.infer.draw import Drawn, draw
 from firsthand.infer.speculate import Lookup, draw_guessing
-from firsthand.interop import gguf, huggingface, to_gguf, to_huggingface
+from firsthand.interop import gguf, huggingface, peft, to_gguf, to_huggingface, to_peft
 from firsthand.interop.foreign import Foreign
-from firsthand.linear.shrink import plain, shrink
+from firsthand.linear import lora
+from firsthand.linear.shrink import plain, rounds_inputs, shrink
 from firsthand.model.assemble import weights
 from firsthand.model.attention import Attend, attend, attend_fused
 from firsthand.model.cache import Cache, GrowingCache, StaticCache
@@ -199,9 +201,42 @@ def fewer_bits(kind: str, settings: dict[str, Any]) -> Open:
     return open
 
 
+def adapted(change: Callable[[GPT, str, Bundle], None]) -> Open:
+    """How to open a form of the adapter that acts: `change` does something to a copy with that adapter."""
+
+    @contextmanager
+    def open(bundle: Bundle) -> Iterator[Scores]:
+        name = lora.active(bundle.model)
+        if name is None:
+            raise NotHere("this model has no adapter that acts")
+        model = deepcopy(bundle.model)  # not a twin: a merged weight is another one
+        try:
+            change(model, name, bundle)
+        except ModelError as error:  # its weights are quantized, or nobody else has its architecture
+            raise NotHere(str(error)) from error
+        yield partial(one_by_one, model)
+
+    return open
+
+
+def merged(model: GPT, name: str, bundle: Bundle) -> None:
+    """With the adapter inside the weights."""
+    lora.merge(model, name)
+
+
+def through_peft(model: GPT, name: str, bundle: Bundle) -> None:
+    """With the adapter written for peft, taken off, and read again."""
+    with TemporaryDirectory(prefix="firsthand-") as folder:
+        to_peft.to_peft(model, bundle.tokenizer, Path(folder) / "adapter", name)
+        lora.remove(model, name)
+        peft.put(model, Path(folder) / "adapter", name)
+
+
 def foreign(bundle: Bundle) -> Foreign:
     """What the writers of other formats take; of quantized layers, the numbers they stand for."""
     model = plain(bundle.model)
+    if rounds_inputs(bundle.model):
+        raise NotHere("its layers round what enters them; other formats hold weights only")
     if model.swaps:
         raise NotHere("some of its layers were replaced; other formats hold the merged model only")
     tensors = {name: tensor.float().cpu() for name, tensor in weights(model).items()}
@@ -298,6 +333,8 @@ FORMS: tuple[Form | Greedy, ...] = (
     _gguf("bf16", False, "the same, weights in 16 bits of wider range", slow=True),
     _gguf("q8_0", False, "the same, weights in 8.5 bits"),
     _gguf("q4_0", False, "the same, weights in 4.5 bits"),
+    Form("merged adapter", "its adapter inside the weights", True, adapted(merged)),
+    Form("PEFT", "its adapter written for peft, and read again", True, adapted(through_peft), cost=4),
     *(Form(kind, about, False, fewer_bits(kind, settings)) for kind, (settings, about) in FEWER.items()),
     Form("bfloat16", "weights and products in bfloat16", False, opened(one_by_one, dtype=torch.bfloat16)),
     Form(

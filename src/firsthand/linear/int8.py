@@ -51,10 +51,12 @@ class Dynamic(Int8):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C_in) -> (..., C_out)."""
-        codes, scales = whole(x.detach())
+        precise = torch.promote_types(x.dtype, torch.float32)  # whole numbers soon exceed float16
+        codes, scales = whole(x.detach().to(precise))
         if torch.is_grad_enabled() and x.requires_grad:  # rounding counts as the identity: Bengio et al. 2013
-            return super().forward(x + (codes * scales - x).detach())
-        return self.shifted(product(codes, self.codes).to(x.dtype) * (scales * self.scales[:, 0].to(x.dtype)))
+            return super().forward(x + ((codes * scales).to(x.dtype) - x).detach())
+        y = product(codes, self.codes).to(precise) * (scales * self.scales[:, 0])
+        return self.shifted(y.to(x.dtype))
 
 
 def whole(x: Tensor) -> tuple[Tensor, Tensor]:

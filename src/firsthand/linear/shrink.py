@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from firsthand.errors import ModelError
 from firsthand.linear import gptq
+from firsthand.linear.int8 import Dynamic
 from firsthand.linear.kinds import FEWER_BITS, change
 from firsthand.linear.quantized import Quantized, Rows
 from firsthand.linear.swap import put
@@ -61,8 +62,16 @@ def trainable(model: GPT) -> None:
         )
 
 
+def rounds_inputs(model: nn.Module) -> bool:
+    """Whether some layers round what enters them: where a number falls on a half, a last bit decides, and is seen."""
+    return any(isinstance(layer, Dynamic) for layer in layers(model).values())
+
+
 def plain(model: GPT) -> GPT:
-    """A copy with plain layers that hold what the quantized ones stood for: the same function, and no fewer bits."""
+    """A copy with plain layers that hold what the quantized ones stood for: no fewer bits, and the same function.
+
+    But for `int8-dynamic`, whose layers also round what enters them: plain ones do not.
+    """
     made = deepcopy(model)
     for name, layer in layers(made).items():
         with torch.device("meta"):

@@ -229,8 +229,9 @@ def bits_per_weight(model: GPT) -> float:
 
 def speed(model: GPT, prompt: list[int]) -> float:
     """Tokens per second of plain greedy decoding, once the prompt is read."""
-    cache = StaticCache(model.config, length=len(prompt) + WRITTEN + 1)
+    prompt = prompt[: max(1, model.config.context_length - WRITTEN - 1)]
+    cache = StaticCache(model.config, length=min(len(prompt) + WRITTEN + 1, model.config.context_length))
     written = draw(model, prompt, lambda scores: int(scores.argmax()), cache)
     next(written)
     begin = perf_counter()
-    return sum(1 for _ in islice(written, WRITTEN)) / (perf_counter() - begin)
+    return sum(1 for _ in islice(written, cache.capacity - len(prompt) - 1)) / (perf_counter() - begin)
