@@ -150,7 +150,7 @@ def checked(facts: dict[str, Any]) -> None:
     say(f"leaks: {leaked or 'none possible, there is one part'}", markup=False)
     for finding in facts["findings"]:
         style = "bold red" if finding["gate"] else "yellow"
-        say(Text("STOP  " if finding["gate"] else "note  ", style) + Text(f"{finding['what']}. {finding['mend']}"))
+        say(Text.assemble(("STOP  " if finding["gate"] else "note  ", style), f"{finding['what']}. {finding['mend']}"))
     if facts["ready"]:
         say("ready to learn from", style="bold green")
 
@@ -204,4 +204,4 @@ def _chip(token: dict[str, Any]) -> Text:
     if not show.console.is_terminal:
         return Text(f"[{visible}]" if token["trained"] else f"{visible}|")
     ground = LEARNED if token["trained"] else ROLES[token["role"]]
-    return Text(visible, Style(bgcolor=ground, color="black", underline=token["trained"])) + Text(" ")
+    return Text.assemble((visible, Style(bgcolor=ground, color="black", underline=token["trained"])), " ")
