@@ -12,7 +12,7 @@ import_app = App(name="import")
 
 
 @import_app.default
-def import_(source: str, *, out: Path, json: bool = False) -> None:
+def import_(source: str, *, out: Path, adapter: Path | None = None, json: bool = False) -> None:
     """Take a model of another program in: a Hugging Face folder, OpenAI's GPT-2 files, a GGUF file, or a name.
 
     Parameters
@@ -21,13 +21,18 @@ def import_(source: str, *, out: Path, json: bool = False) -> None:
         A folder, a file, a name of the catalog such as smollm2-135m-instruct, or of the hub: openai-community/gpt2.
     out
         The checkpoint to write.
+    adapter
+        A folder of PEFT to put onto the model: its adapter acts, and can be switched off, trained further or merged.
     json
         Print the facts as JSON.
     """
-    from firsthand.run import exchange
+    from firsthand.run import adapters, exchange
 
     with Meter() as meter:
-        facts = exchange.bring(source, out, meter.of)
+        if adapter is None:
+            facts = exchange.bring(source, out, meter.of)
+        else:
+            facts = adapters.bring(source, adapter, out, meter.of)
     show.facts(facts, as_json=json)
 
 
@@ -82,4 +87,24 @@ def exported(found: dict[str, Any]) -> None:
     )
 
 
-ALL = (import_app, export)
+def merge(source: str, *, out: Path, adapter: str = "", json: bool = False) -> None:
+    """Write a model with its adapter inside the weights, and say how far that moved its scores.
+
+    Parameters
+    ----------
+    source
+        A run or a checkpoint with adapters.
+    out
+        The checkpoint to write.
+    adapter
+        The name of the adapter; by default the one that acts.
+    json
+        Print the facts as JSON.
+    """
+    from firsthand.run import adapters
+
+    fetched(source)
+    show.facts(adapters.merge(source, out, adapter), as_json=json)
+
+
+ALL = (import_app, export, merge)

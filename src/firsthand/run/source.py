@@ -20,6 +20,7 @@ from firsthand.data.rows import ROWS
 from firsthand.errors import CheckpointError
 from firsthand.interop import gguf, huggingface, openai_gpt2
 from firsthand.interop.foreign import Foreign
+from firsthand.interop.peft_config import CONFIG
 
 Reader = Callable[[Path], Foreign]
 
@@ -66,6 +67,9 @@ def reader_of(path: Path) -> Reader | None:
         config = (path / "config.json").resolve()  # the hub's own cache holds links
         fields = files.parse_json(files.read_file(config), files.shown(config))
         return huggingface.read if "architectures" in fields or "model_type" in fields else None
+    if (path / CONFIG).exists():
+        mend = f"firsthand import BASE --adapter {files.shown(path)} --out DIR"
+        raise CheckpointError(f"{files.shown(path)} holds an adapter and no model. Put it onto its base: {mend}")
     if found := sorted(path.glob("*.gguf")):
         if len(found) > 1:
             raise CheckpointError(f"{files.shown(path)} has {len(found)} GGUF files. Name one: {files.shown(found[0])}")
