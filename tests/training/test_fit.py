@@ -13,7 +13,11 @@ import torch
 
 from firsthand import files
 from firsthand.checkpoint import bundle
-from firsthand.errors import CheckpointError, TrainingError
+from firsthand.errors import CheckpointError, ModelError, TrainingError
+from firsthand.linear import lora
+from firsthand.linear.kinds import change
+from firsthand.linear.shrink import shrink
+from firsthand.model.assemble import weights
 from firsthand.model.config import FAST, ModelConfig
 from firsthand.model.gpt import GPT
 from firsthand.objectives.base import Loss
@@ -249,3 +253,16 @@ def test_the_arithmetic_is_measured_once_a_run(tmp_path, tokenizer, capsys):
     (tmp_path / "run.json").write_text(json.dumps({"arithmetic": other}))
     run(tmp_path, tokenizer, replace(CONFIG, dtype="auto"), start="resume")
     assert f"dtype: {note['dtype']} -> {other['dtype']}" in capsys.readouterr().err
+
+
+def test_a_quantized_model_is_not_trained_but_adapters_on_top_of_it_are(tmp_path, tokenizer):
+    model, config = GPT(SHAPE), replace(CONFIG, steps=2)
+    shrink(model, "int4", {"group": 8})
+    with pytest.raises(ModelError, match=r"quantized \(12 Int4, 1 Int8\) and cannot be trained"):
+        fit(config, model, tokenizer, Pretrain(), DATA[:23], DATA[23:], tmp_path / "no")
+    change(model, "lora", ["attention.*"], {"rank": 2})
+    lora.initialise(model, "default", seed=1)
+    before = {name: tensor.clone() for name, tensor in weights(model).items()}
+    fit(config, model, tokenizer, Pretrain(), DATA[:23], DATA[23:], tmp_path / "yes")
+    changed = {name for name, tensor in weights(model).items() if not torch.equal(tensor, before[name])}
+    assert changed and all(".adapters." in name for name in changed)
