@@ -70,9 +70,7 @@ def finetune(
         tell({**task.facts(), **cost})
     prepared = time.monotonic()
     if trunk is not None:
-        bundle.model.to(arithmetic.device)
-        with arithmetic.products(), arithmetic.autocast():
-            trunk.fill(bundle.model, None if progress is None else lambda a, b: progress("frozen layers", a, b))
+        _fill(trunk, bundle.model, arithmetic, progress)
         objective.trunk = trunk
     ready = time.monotonic()
     fitted = fit(
@@ -146,6 +144,13 @@ def _trunk(folder: Path, model: Any, objective: Any, rows: list) -> Any:
 
     blocks = frozen_below(model, objective.thaw)[0]
     return Trunk(folder, [ids for ids, _ in rows], blocks) if blocks else None
+
+
+def _fill(trunk: Any, model: Any, arithmetic: Any, progress: Progress | None) -> None:
+    """Compute the frozen part with the arithmetic of the run."""
+    model.to(arithmetic.device)
+    with arithmetic.products(), arithmetic.autocast():
+        trunk.fill(model, None if progress is None else lambda done, total: progress("frozen layers", done, total))
 
 
 def costs(settings: TuneConfig, bundle: "Bundle", rows: list, trunk: Any, gigaflops: float) -> dict[str, Any]:

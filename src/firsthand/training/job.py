@@ -62,7 +62,7 @@ class Job:
         """Count the step, and tell everybody."""
         progress = self.progress
         progress.step, progress.position = record.step, record.position
-        progress.tokens += record.count
+        progress.tokens += record.tokens
         progress.seconds += record.seconds
         if record.refused is not None:
             self.say(f"step {record.step} refused, nothing updated: {self.keep_facts(record.refused)}")
@@ -73,7 +73,7 @@ class Job:
                 "train/grad_norm": record.norm,
                 "train/num_tokens": progress.tokens,
                 "train/epoch": record.position / len(self.data),
-                "train/tok_per_sec": record.count / record.seconds,
+                "train/tok_per_sec": record.tokens / record.seconds,
                 **{f"train/{name}": value for name, value in record.metrics.items()},
             }
         )

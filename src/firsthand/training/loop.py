@@ -32,6 +32,7 @@ class Record:
     factor: float  # of the peak learning rates
     norm: float  # of the whole gradient, before clipping
     count: int  # tokens, rows or pairs that the loss was about, all ranks
+    tokens: int  # real ones that were read, all ranks
     position: int  # samples taken since the run began, all ranks
     seconds: float
     metrics: dict[str, float] = field(default_factory=dict)
@@ -104,7 +105,7 @@ def steps(
         micro = [next(batches) for _ in range(accumulate)]
         first = position
         try:
-            count, loss, metrics = _backward(model, objective, micro, arithmetic, scale, ranks, seed, first)
+            count, tokens, loss, metrics = _backward(model, objective, micro, arithmetic, scale, ranks, seed, first)
             norm = _gradient_norm(weights, scale, ranks)
             fine = math.isfinite(loss) and math.isfinite(norm)
             if fine:
@@ -124,7 +125,7 @@ def steps(
         facts = None if fine else _facts(step + 1, loss, norm, schedule(step), micro, (first, position))
         if in_a_row and (nonfinite == "stop" or in_a_row > PATIENCE):
             raise NonFinite(_refusal(facts or {}, in_a_row), facts or {})
-        yield Record(step + 1, loss, schedule(step), norm, count, position, seconds, metrics, facts)
+        yield Record(step + 1, loss, schedule(step), norm, count, tokens, position, seconds, metrics, facts)
 
 
 def _backward(
@@ -136,9 +137,10 @@ def _backward(
     ranks: Ranks,
     seed: int,
     first: int,
-) -> tuple[int, float, dict[str, float]]:
+) -> tuple[int, int, float, dict[str, float]]:
     """The gradient of all micro-batches, added up: a sum over all of them and all ranks, divided once by its count."""
-    count = ranks.total(float(sum(batch.count for batch in micro)))[0]
+    read = float(sum(int(batch.lengths.sum()) for batch in micro))
+    count, tokens = ranks.total(float(sum(batch.count for batch in micro)), read)
     total = torch.zeros((), dtype=torch.float64)
     sums: dict[str, Tensor] = {}
     device = next(model.parameters()).device
@@ -153,7 +155,12 @@ def _backward(
                 sums[name] = sums.get(name, torch.zeros(())) + value.detach().cpu()
     names = sorted(sums)
     loss_total, *others = ranks.total(float(total), *(float(sums[name]) for name in names))
-    return int(count), loss_total / count, {name: value / count for name, value in zip(names, others, strict=True)}
+    return (
+        int(count),
+        int(tokens),
+        loss_total / count,
+        {name: value / count for name, value in zip(names, others, strict=True)},
+    )
 
 
 def dropout_seed(seed: int, sample: int) -> int:

@@ -29,7 +29,7 @@ class Progress:
 
     step: int = 0  # updates done
     position: int = 0  # samples taken, all ranks
-    tokens: int = 0  # learned from
+    tokens: int = 0  # read
     seconds: float = 0.0  # of training, all starts together
     best: float | None = None  # lowest validation loss
 
