@@ -14,6 +14,7 @@ from firsthand.data.ledger import Counts, Reading
 from firsthand.data.mask import roles, views
 from firsthand.errors import DataError
 from firsthand.run import audit as runs
+from firsthand.tokenizer import template
 from firsthand.tokenizer.bpe import Tokenizer
 from firsthand.tokenizer.chat import STYLES, Chat, Turn
 
@@ -344,3 +345,25 @@ def test_one_file_is_split_without_leaks_and_named_parts_are_taken_as_they_are(f
     assert {name: part.kept for name, part in named.parts.items()} == {"train": 40, "test": 5}
     leaky = runs.check(train, tokenizer=str(folder / "tokenizer"), style="phi", test=train)
     assert leaky.leaks == {"test in train": 40}
+
+
+OWN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content | trim }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"
+)
+
+
+def test_a_template_of_its_own_writes_many_conversations_in_few_processes(marked, tmp_path, monkeypatch):
+    rows = [{"prompt": f"Question {at}?", "completion": "Yes."} for at in range(70)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chat, started = Chat(OWN, marked, [marked.special_tokens["<|im_end|>"]]), []
+    assert chat.style is None
+    alone = [Chat(OWN, marked).example([Turn("user", row["prompt"]), Turn("assistant", "Yes.")]) for row in rows[::35]]
+    ask = template.ask
+    monkeypatch.setattr(template, "ask", lambda request: started.append(1) or ask(request))
+    made = examples([tmp_path / "a.jsonl"], "instruct", chat, 200)
+    found = audit({"train": Part(made, Counts(70, 70))}, "instruct", chat, 200)
+    assert len(started) == 4  # two batches, to render and to compare
+    assert [one.row for one in made[::35]] == alone
+    assert found.findings == [] and found.parts["train"].compared == 70
+    assert views(made[:2], chat)[0].tokens[0].role == "user"

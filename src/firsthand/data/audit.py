@@ -15,7 +15,7 @@ import numpy as np
 from firsthand import files
 from firsthand.data import duplicates
 from firsthand.data.conversations import Kind
-from firsthand.data.examples import TOO_LONG, Example, as_asked, ends_trained, style_of, trained
+from firsthand.data.examples import TOO_LONG, Example, asked_otherwise, ends_trained, style_of, trained
 from firsthand.data.ledger import BLANK, SHOWN, TOLERATED, Counts
 from firsthand.errors import DataError
 from firsthand.tokenizer.chat import Chat
@@ -136,7 +136,6 @@ def share(part: Part, chat: Chat, kind: Kind, learn: str) -> Share:
     lengths = [len(ids) for ids, _ in rows]
     talks = [] if kind == "label" else part.examples
     compared = talks[:PROBED]
-    asked = sum(not as_asked(example, chat) for example in compared)
     return Share(
         read=part.counts.read,
         kept=part.counts.used,
@@ -150,7 +149,7 @@ def share(part: Part, chat: Chat, kind: Kind, learn: str) -> Share:
             for length, (_, mask) in zip(lengths, rows, strict=True)
         ),
         ends_missing=sum(not all(ends_trained(row, chat.ends) for row in example.rows) for example in talks),
-        asked_otherwise=asked,
+        asked_otherwise=asked_otherwise(compared, chat),
         compared=len(compared),
         lengths=quantiles(lengths),
         histogram=histogram(lengths),

@@ -6,8 +6,8 @@ ends an answer. A single exchange that does not fit is dropped: half a question 
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +21,7 @@ from firsthand.tokenizer.chat import Chat
 Row = tuple[list[int], list[bool]]
 
 JOINTS = {"alpaca": "\n\n### Input:\n"}  # what stands between instruction and input, where a style says so
+BATCH = 64  # conversations that are written at once
 TOO_LONG = "longer than the context"
 REFUSED = "refused by the chat template"
 
@@ -75,7 +76,7 @@ def rendered(
     items: Iterator[Item], chat: Chat, context_length: int, reading: Reading, counts: Counts
 ) -> Iterator[Example]:
     """The examples that fit: inputs are all ids but the last, so there may be one more than the context holds."""
-    for item in items:
+    for item in _written(items, chat):
         try:
             example = render(item, chat, context_length + 1)
         except TokenizerError as error:
@@ -88,6 +89,13 @@ def rendered(
         else:
             counts.use(item.text)
             yield example
+
+
+def _written(items: Iterator[Item], chat: Chat) -> Iterator[Item]:
+    """The same items, written by a model's own template a batch at a time."""
+    while batch := list(islice(items, BATCH)):
+        chat.ahead(turns for item in batch for turns in (item.turns, item.rejected) if turns and item.label is None)
+        yield from batch
 
 
 def render(item: Item, chat: Chat, room: int) -> Example | None:
@@ -119,6 +127,13 @@ def ends_trained(row: Row, ends: Sequence[int]) -> bool:
     ids, mask = row
     last = [id for id, (now, then) in zip(ids, pairwise([*mask, False]), strict=True) if now and not then]
     return bool(last) and all(id in ends for id in last)
+
+
+def asked_otherwise(examples: Sequence[Example], chat: Chat) -> int:
+    """How many of these hold a question that will be written otherwise when the model answers."""
+    kept = (replace(example.item, turns=example.turns) for example in examples)
+    pairs = zip(_written(kept, chat), examples, strict=True)
+    return sum(not as_asked(example, chat) for _, example in pairs)
 
 
 def as_asked(example: Example, chat: Chat) -> bool:

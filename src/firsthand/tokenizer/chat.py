@@ -9,9 +9,11 @@ a turn gets a mark into it that nobody can guess, and loses it again when the sp
 What stands between two special tokens is encoded as one text, as other programs do.
 """
 
+import json
 import re
 import secrets
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date
 from itertools import pairwise
@@ -46,6 +48,7 @@ class Chat:
 
     def __init__(self, template: str, tokenizer: Any, ends: Sequence[int] = (), today: date | None = None):
         self.tokenizer, self.today = tokenizer, today
+        self._written: dict[str, str | TokenizerError] = {}  # by context, what `ahead` has written
         end = next(iter(ends), tokenizer.end_of_text)
         self._names = {token: name for name, token in tokenizer.special_tokens.items()}
         self._end = self._names.get(end, "")
@@ -83,6 +86,24 @@ class Chat:
         if self.style is not None or re.search(r"\{%[-+]?\s*generation\b", self.jinja):
             return self._walk(self._write(turns, False))
         return self._walk(self._marked(turns))
+
+    def ahead(self, conversations: Iterable[Sequence[Turn]]) -> None:
+        """Write many conversations by the model's own template in one process, where each would start its own.
+
+        `example` of these, and `prompt` of what stands before their answers, are quick until the next call.
+        """
+        self._written, contexts = {}, []
+        for turns in conversations:
+            if self.style is None:
+                with suppress(TokenizerError):  # which `example` will raise
+                    turns = self._guarded(list(turns))
+                    answers = (at for at, turn in enumerate(turns) if turn.role == "assistant" and at)
+                    contexts.append(self._context(turns, False))
+                    contexts += [self._context(turns[:at], True) for at in answers]
+        if contexts:
+            with suppress(TokenizerError):  # too much at once: then one by one
+                texts = foreign.render(self.jinja, contexts, self._marks, self.today)
+                self._written = dict(zip(map(json.dumps, contexts), texts, strict=True))
 
     def _style(self, template: str) -> Style | None:
         """The built-in style of this name, or the one that this template writes like; None if there is none."""
@@ -130,7 +151,8 @@ class Chat:
 
     def _render(self, contexts: list[dict[str, Any]]) -> list[str]:
         """What the model's own template writes; its first complaint is raised."""
-        texts = foreign.render(self.jinja, contexts, self._marks, self.today)
+        known = [self._written[key] for key in map(json.dumps, contexts) if key in self._written]
+        texts = foreign.render(self.jinja, contexts, self._marks, self.today) if len(known) < len(contexts) else known
         for text in texts:
             if isinstance(text, TokenizerError):
                 raise text
