@@ -3,6 +3,7 @@
 import numpy as np
 from numba import njit
 
+from firsthand.infer.digits import to_digits
 from firsthand.infer.kernels import GROUP, ROWS, dot_real, dot_whole
 from firsthand.infer.team import address
 from firsthand.tokenizer.compiled import ALONE, UNWRAPPED
@@ -12,6 +13,8 @@ CHECKED = {"error_model": "numpy", "boundscheck": False}
 LOOSE = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, **CHECKED}
 part = njit(nogil=True, **ALONE, **UNWRAPPED, **LOOSE)  # pyrefly: ignore
 lean = njit(nogil=True, forceinline=True, **ALONE, **UNWRAPPED, **LOOSE)  # pyrefly: ignore
+# If a number here is none, so is what is computed from it afterwards; the largest of the others may be anything.
+ordered = njit(nogil=True, forceinline=True, **ALONE, **UNWRAPPED, fastmath={"nnan", "nsz"}, **CHECKED)  # pyrefly: ignore
 exact = njit(nogil=True, forceinline=True, **ALONE, **UNWRAPPED, fastmath={"contract"}, **CHECKED)  # pyrefly: ignore
 f32 = np.float32
 
@@ -34,39 +37,6 @@ def exponential(x):
 
 
 @part
-def to_digits(source, groups, count, digits, sums, scales):
-    """Each 32 neighbours become whole numbers of one digit or three, their sums, negative, and a scale."""
-    most = f32(127.0) if count == 1 else f32(8323072.0)  # 127 x 256^2: so no rounding can overflow the first digit
-    for group in range(groups):
-        near = source[group * GROUP : (group + 1) * GROUP]
-        largest = f32(1e-30)
-        for i in range(GROUP):
-            largest = max(largest, abs(near[i]))
-        inverse = most / largest
-        scales[group] = largest / most
-        first = digits[group * GROUP * count : (group + 1) * GROUP * count]
-        total = np.int32(0)
-        if count == 1:
-            for i in range(GROUP):
-                whole = np.int32(np.rint(near[i] * inverse))
-                first[i] = np.int8(whole)
-                total -= whole
-            sums[group] = total
-        else:
-            second, third = first[GROUP : 2 * GROUP], first[2 * GROUP : 3 * GROUP]
-            total_b, total_c = np.int32(0), np.int32(0)
-            for i in range(GROUP):
-                whole = np.int32(np.rint(near[i] * inverse))
-                c = np.int32(np.int8(whole))
-                whole = (whole - c) >> np.int32(8)
-                b = np.int32(np.int8(whole))
-                a = (whole - b) >> np.int32(8)
-                first[i], second[i], third[i] = np.int8(a), np.int8(b), np.int8(c)
-                total, total_b, total_c = total - a, total_b - b, total_c - c
-            sums[3 * group], sums[3 * group + 1], sums[3 * group + 2] = total, total_b, total_c
-
-
-@part
 def ready(kind, digits, source, rows, groups, room, thread):
     """The rows of `source` as a product wants them: addresses of numbers, sums and scales."""
     if len(kind) > 2:
@@ -75,7 +45,8 @@ def ready(kind, digits, source, rows, groups, room, thread):
     whole, sums, scales = room.digits[thread], room.sums[thread], room.scales[thread]
     for row in range(rows):
         at = row * groups
-        to_digits(source[row], groups, count, whole[at * GROUP * count :], sums[at * count :], scales[at:])
+        to = address(whole) + at * GROUP * count, address(sums) + 4 * at * count, address(scales) + 4 * at
+        to_digits(digits, address(source[row]), *to, groups)
     return address(whole), address(sums), address(scales)
 
 
@@ -138,3 +109,12 @@ def normalise(source, shape, weight, rows, out):
         scale = f32(1) / np.sqrt(square / f32(C) + f32(shape.eps))
         for i in range(C):
             y[i] = (x[i] - mean) * scale * weight[0, i] + weight[1, i]
+
+
+@ordered
+def largest_of(numbers):
+    """The largest of some numbers."""
+    largest = numbers[0]
+    for i in range(len(numbers)):
+        largest = max(largest, numbers[i])
+    return largest

@@ -27,7 +27,7 @@ import numpy as np
 
 from firsthand.infer.kernels import GROUP, ROWS
 from firsthand.infer.layout import DOWN, FIRST, GATE, GELU, LOGITS, QKV, SWIGLU, TOKENS, UP, O
-from firsthand.infer.parts import exponential, f32, lean, many, normalise, part, product, ready, up
+from firsthand.infer.parts import exponential, f32, largest_of, lean, many, normalise, part, product, ready, up
 from firsthand.infer.team import GO, LINE, READY, STATE, address, await_work, claim, meet, write
 from firsthand.tokenizer.compiled import ALONE, compiled
 
@@ -100,17 +100,19 @@ def look(form, shape, weights, room, layer, x, rows, thread, threads):
 
 
 @lean
-def soften(scores, start, low, high, end):
-    """Scores -> weights from `start` to `end`, zeros outside low to high: what their sum must be divided by."""
-    largest, total = scores[low], f32(0)
-    for i in range(low, high):
-        largest = max(largest, scores[i])
-    for i in range(low, high):
-        scores[i] = exponential(scores[i] - largest)
-        total += scores[i]
-    scores[start:low] = f32(0)
-    scores[high:end] = f32(0)
-    return total
+def soften(scores, low, high):
+    """Scores -> weights that sum to 1; zeros before `low` and from `high` on."""
+    # slices: in an array that may be indexed from its end, LLVM would not see that neighbours are neighbours
+    seen, total = scores[low:high], f32(0)
+    largest = largest_of(seen)
+    for i in range(len(seen)):
+        seen[i] = exponential(seen[i] - largest)
+        total += seen[i]
+    scale = f32(1) / total
+    for i in range(len(seen)):
+        seen[i] *= scale
+    scores[:low] = f32(0)
+    scores[high:] = f32(0)
 
 
 @part
@@ -128,9 +130,7 @@ def look_back(shape, room, layer, row, first, count, thread):
     for block in range(start // ROWS, up(high, ROWS) // ROWS):
         many(kind, address(keys[block]), query, deep, deep // GROUP, to + 64 * block, 4 * N, count)
     for head in range(count):
-        scale = f32(1) / soften(scores[head], start, low, high, end)
-        for i in range(start, end):
-            scores[head, i] *= scale
+        soften(scores[head, start:end], low - start, high - start)
     for block in range(wide // ROWS):
         here = address(values[block]) + 64 * start
         many(kind, here, to + 4 * start, N, (end - start) // GROUP, address(mixed) + 64 * block, 4 * wide, count)
@@ -158,11 +158,31 @@ def add_product(form, shape, weights, room, layer, which, x, rows, groups, threa
     C, raw = shape.d_model, room.raw
     first, last = share(up(C, ROWS) // ROWS, thread, threads)
     product(form.layers, form, weights.places[layer, which], x, rows, groups, first, last, address(raw), raw.shape[1])
-    bias = weights.biases[layer, which]
+    low, high = first * ROWS, min(last * ROWS, C)
+    bias = weights.biases[layer, which, low:high]
     for row in range(rows):
-        stream, new = room.stream[row], raw[row]
-        for i in range(first * ROWS, min(last * ROWS, C)):
+        stream, new = room.stream[row, low:high], raw[row, low:high]
+        for i in range(len(bias)):
             stream[i] += new[i] + bias[i]
+
+
+@part
+def bent(bend, inner, gate, bias, gate_bias):
+    """The bend of the feed-forward layer, in place."""
+    for i in range(len(inner)):
+        inner[i] += bias[i]
+    if bend == SWIGLU:
+        for i in range(len(inner)):
+            g = gate[i] + gate_bias[i]
+            inner[i] *= g / (f32(1) + exponential(-g))
+    elif bend == GELU:
+        for i in range(len(inner)):
+            h = inner[i]
+            u = f32(1.5957691216057308) * (h + f32(0.044715) * h * h * h)  # 2 sqrt(2 / pi); h (1 + tanh(u / 2)) / 2
+            inner[i] = h / (f32(1) + exponential(-u))
+    else:
+        for i in range(len(inner)):
+            inner[i] = max(inner[i], f32(0)) * max(inner[i], f32(0))
 
 
 @part
@@ -175,23 +195,9 @@ def think(form, shape, weights, room, layer, x, rows, thread, threads):
     product(form.layers, form, places[UP], x, rows, groups, *blocks, address(room.inner), width)
     if shape.bend == SWIGLU:
         product(form.layers, form, places[GATE], x, rows, groups, *blocks, address(room.gate), width)
+    low, high = first * GROUP, min(last * GROUP, shape.d_ff)
     for row in range(rows):
-        inner, gate = room.inner[row], room.gate[row]
-        low, high = first * GROUP, min(last * GROUP, shape.d_ff)
-        for i in range(low, high):
-            inner[i] += bias[UP, i]
-        if shape.bend == SWIGLU:
-            for i in range(low, high):
-                g = gate[i] + bias[GATE, i]
-                inner[i] *= g / (f32(1) + exponential(-g))
-        elif shape.bend == GELU:
-            for i in range(low, high):
-                h = inner[i]
-                u = f32(1.5957691216057308) * (h + f32(0.044715) * h * h * h)  # 2 sqrt(2 / pi); h (1 + tanh(u / 2)) / 2
-                inner[i] = h / (f32(1) + exponential(-u))
-        else:
-            for i in range(low, high):
-                inner[i] = max(inner[i], f32(0)) * max(inner[i], f32(0))
+        bent(shape.bend, room.inner[row, low:high], room.gate[row, low:high], bias[UP, low:high], bias[GATE, low:high])
 
 
 @part
@@ -202,9 +208,10 @@ def step(form, shape, weights, room, lines, thread, threads):
     wide, mixed, inner = up(C, GROUP) // GROUP, room.mixed.shape[1] // GROUP, room.inner.shape[1] // GROUP
     first, last = share(C, thread, threads)
     for row in range(rows):
-        token, position = weights.embed[room.ids[row]], weights.positions[room.at[row]]
-        for i in range(first, last):
-            stream[row, i] = token[i] + position[i]
+        token, at = weights.embed[room.ids[row], first:last], room.at[row]
+        here, position = stream[row, first:last], weights.positions[at, first:last]
+        for i in range(len(here)):
+            here[i] = token[i] + position[i]
     meet(lines, thread, threads)
     for layer in range(L):
         normalise(stream, shape, weights.norms[2 * layer], rows, normed)
