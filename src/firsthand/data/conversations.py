@@ -189,7 +189,7 @@ def _instruct(record: dict[str, Any], place: str, joint: str) -> Item:
     else:
         raise _no_schema(record, "messages, or prompt and completion, or instruction and output")
     if all(turn.role != "assistant" for turn in turns):
-        raise _fault("no answer", "has no assistant message, so there is nothing to learn", 36)
+        raise _fault("no answer", "has no assistant message, so there is nothing to learn", code=36)
     return Item(place, turns)
 
 
@@ -206,9 +206,9 @@ def _preference(record: dict[str, Any], place: str, joint: str) -> Item:
     if prompt and chosen[: len(prompt)] != prompt:  # some sets repeat the prompt inside both answers
         chosen, rejected = prompt + chosen, prompt + rejected
     if chosen == rejected:
-        raise _fault("same twice", "has the same text as 'chosen' and 'rejected', so nothing is preferred", 35)
+        raise _fault("same twice", "has the same text as 'chosen' and 'rejected', so nothing is preferred", code=35)
     if chosen[-1].role != "assistant" or chosen[:-1] != rejected[:-1] or len(chosen) < 2:
-        raise _fault("no pair", "holds no two answers to one question: all before the last turn must be equal", 35)
+        raise _fault("no pair", "holds no two answers to one question: all before the last turn must be equal", code=35)
     return Item(place, chosen, rejected)
 
 
