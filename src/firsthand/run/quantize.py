@@ -69,6 +69,7 @@ def quantize(source: str | Path, out: Path, recipe: Recipe, tell: Tell = silent)
     if os.path.lexists(out):  # before the work, not after it
         raise CheckpointError(f"{files.shown(out)} is there already; remove it, or choose another name")
     bundle, begin = load(source), perf_counter()
+    tell(f"rounding to {recipe.to}", 0, 1)
     made = shrunk(bundle, source, recipe, tell)
     how = {"from": str(source), "kind": recipe.to, "method": recipe.method, **recipe.settings}
     how |= {"calibrated_on": calibrated_on(source, recipe)} if recipe.method == "gptq" else {}
