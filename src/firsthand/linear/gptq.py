@@ -8,7 +8,7 @@ If column j is rounded, the best that the columns after it can do is to move alo
 the columns already fixed. The Cholesky factor U of H^-1 = U^T U holds all these rows at once. Blocks of columns only
 save passes over memory: the result is the same.
 Source: Frantar et al. 2022, arXiv:2210.17323, eq. 2 to 4, algorithm 1; a ruler is laid when its group is reached, on
-what the weights have become by then (section 4, "additional improvement").
+what the weights have become by then (section 4).
 
 C_out, C_in widths; G groups of a row; N weights of a group; R rows of text, T tokens of a row.
 """

@@ -28,7 +28,7 @@ class Quantized(nn.Module):
                 code=42,
             )
         self.out_features, self.in_features = layer.weight.shape
-        self.dtype, self.device = layer.weight.dtype, layer.weight.device
+        self.dtype, self.made_on = layer.weight.dtype, layer.weight.device
         self.bias = layer.bias
         self.requires_grad_(False)
 
@@ -74,7 +74,7 @@ class Quantized(nn.Module):
 
     def keep(self, name: str, *shape: int, dtype: torch.dtype) -> None:
         """Room for whole numbers or for rulers, where the weight is."""
-        self.register_buffer(name, torch.empty(*shape, dtype=dtype, device=self.device))
+        self.register_buffer(name, torch.empty(*shape, dtype=dtype, device=self.made_on))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What is kept moves between devices, as bytes; `model.to(torch.bfloat16)` must not round the rulers again."""
@@ -122,9 +122,3 @@ class Rows(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """(B, T) -> (B, T, C)."""
         return F.embedding(ids, self.weight)
-
-
-def quantized(model: nn.Module) -> dict[str, Quantized]:
-    """The quantized layers of a model by name; the table of a tied embedding is there as the head."""
-    named = model.named_modules(remove_duplicate=False)
-    return {name: layer for name, layer in named if isinstance(layer, Quantized) and name != "embed.table"}
