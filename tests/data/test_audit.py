@@ -1,6 +1,7 @@
 """The preflight says what would go wrong, refuses what must not begin, and shows the mask as it is."""
 
 import json
+import random
 import time
 from dataclasses import replace
 
@@ -188,6 +189,18 @@ def test_a_split_keeps_equal_texts_together_and_hangs_on_nothing_else():
     assert 40 <= len(parts["test"]) < 44 and 20 <= len(parts["validation"]) < 24
     assert parts == duplicates.split(texts, {"test": 0.2, "validation": 0.1}, seed=3)
     assert parts != duplicates.split(texts, {"test": 0.2, "validation": 0.1}, seed=4)
+
+
+def test_what_a_random_split_leaks_is_what_it_leaks_on_average():
+    texts = [f"text {at % 50}" for at in range(120)]  # 20 texts three times, 30 twice
+    generator, leaked = random.Random(0), []
+    for _ in range(2_000):
+        sides = generator.choices(["train", "test", "validation"], [0.7, 0.2, 0.1], k=len(texts))
+        known = {text for text, side in zip(texts, sides, strict=True) if side == "train"}
+        leaked.append(sum(text in known for text, side in zip(texts, sides, strict=True) if side == "test"))
+    by_hand = 60 * 0.2 * (1 - 0.3**2) + 60 * 0.2 * 0.7
+    assert duplicates.expected_leaks(texts, test=0.2, train=0.7) == pytest.approx(by_hand)
+    assert by_hand == pytest.approx(sum(leaked) / len(leaked), abs=0.3)
 
 
 # ---- the preflight ----

@@ -67,6 +67,15 @@ def split(texts: Sequence[str], fractions: dict[str, float], seed: int = 0) -> d
     return {name: sorted(indices) for name, indices in parts.items()}
 
 
+def expected_leaks(texts: Sequence[str], test: float, train: float) -> float:
+    """How many texts of the test part would stand in train too, if every row were put somewhere by chance.
+
+    One of a group of g equal texts leaks if it comes to the test part, and any of the g - 1 others to train.
+    """
+    sizes = map(len, same(texts))
+    return sum(size * test * (1 - (1 - train) ** (size - 1)) for size in sizes)
+
+
 def _shingles(text: str) -> np.ndarray:
     """The different runs of three words, as numbers; the words themselves of a shorter text."""
     words = text.split()

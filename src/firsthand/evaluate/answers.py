@@ -3,16 +3,14 @@
 import re
 from collections.abc import Sequence
 
+from firsthand.data.tasks import bare
+
 WORD = re.compile(r"[^\W_]+")
 
 
 def exact(said: str, wanted: str) -> bool:
-    """Whether two answers are the same but for case, white space and a full stop at the end."""
-    return _bare(said) == _bare(wanted)
-
-
-def _bare(text: str) -> str:
-    return " ".join(text.split()).removesuffix(".").casefold()
+    """Whether two answers are the same but for case, white space, quotes around them and a full stop at the end."""
+    return bare(said, cased=False) == bare(wanted, cased=False)
 
 
 def rouge_l(said: str, wanted: str) -> float:

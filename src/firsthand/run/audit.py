@@ -7,7 +7,7 @@ from typing import Any, Literal
 from firsthand import files
 from firsthand.data import audit as audits
 from firsthand.data import duplicates, mask
-from firsthand.data.audit import Audit, Part
+from firsthand.data.audit import Audit, Finding, Part
 from firsthand.data.conversations import Kind, kind_of
 from firsthand.data.examples import Example, examples
 from firsthand.data.ledger import Counts, Reading
@@ -98,7 +98,20 @@ def check(
     length = _length(context_length, fits)
     kind = kind or kind_of_source(source)
     found = parts(source, chat, length, kind, SKIP, validation, test)
-    return audits.audit(found, kind, chat, length, learn, allow_leakage)
+    made = audits.audit(found, kind, chat, length, learn, allow_leakage)
+    if not (validation or test or _inside(locate(source))):
+        made.findings.extend(_by_chance(found, made.things))
+    return made
+
+
+def _by_chance(found: dict[str, Part], things: str) -> list[Finding]:
+    """What the usual split, every row by chance, would have leaked."""
+    texts = [example.item.question for part in found.values() for example in part.examples]
+    leaked = duplicates.expected_leaks(texts, FRACTIONS["test"], 1 - sum(FRACTIONS.values()))
+    if leaked < 0.5:
+        return []
+    what = f"a random split would put about {leaked:.0f} {things} of the test part into train as well"
+    return [Finding(what, "This one keeps equal ones together")]
 
 
 def _length(asked: int, fits: int) -> int:
