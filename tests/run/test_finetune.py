@@ -13,10 +13,11 @@ import torch
 from firsthand import files
 from firsthand.checkpoint import bundle
 from firsthand.errors import CheckpointError, ConfigError, DataError, FirsthandError, ModelError
+from firsthand.evaluate.labels import probabilities
 from firsthand.model.config import FAST, ModelConfig
 from firsthand.model.gpt import GPT
 from firsthand.run import finetune as tuning
-from firsthand.run.classify import classify
+from firsthand.run.classify import classify, framed
 from firsthand.run.tuning import read_tuning
 from firsthand.tokenizer.bpe import Tokenizer
 from firsthand.training.job import Job
@@ -102,6 +103,13 @@ def test_classify_says_labels_with_probabilities(run):
     assert long["cut"]
 
 
+@pytest.mark.parametrize("about", [{"frame": 7}, {"frame": "no place"}, {"longest": "9"}])
+def test_a_checkpoint_with_a_senseless_frame_is_refused(run, tmp_path, about):
+    saved = bundle.save(tmp_path / "m", run.bundle.model, run.bundle.tokenizer, about)
+    with pytest.raises(CheckpointError, match="has a frame or length that is none"):
+        classify(saved, ["hello"])
+
+
 def test_a_model_that_continues_text_is_no_classifier(base):
     with pytest.raises(ModelError, match=r"continues text and knows no labels. Make it a classifier"):
         classify(base, ["hello"])
@@ -172,6 +180,20 @@ def test_texts_are_cut_to_what_is_read_and_counted(base, rows, tmp_path):
     assert classify(cut.path, ["0123456789abc"])[0]["cut"]
 
 
+def test_a_frame_stands_around_every_text_and_is_never_cut(base, rows, tmp_path):
+    frame = "Say: {text} - so?"
+    words = ("train.steps=1", "data.longest=22", f"task.frame={frame}", f"model={base}", f"data.source={rows}")
+    run = tuning.finetune(*WORDS, *words, f"out={tmp_path / 'a'}")
+    assert run.bundle.about["frame"] == frame
+    assert bytes(framed(run.bundle, "boat dove", frame, 22)[0]) == b"Say: boat dove - so?"
+    ids, cut = framed(run.bundle, "boat dove wow", frame, 22)
+    assert bytes(ids) == b"Say: boat dove w - so?"
+    assert cut
+    assert run.report["rows"]["cut_to_length"] == 143  # every text is 12 or 13 bytes, and 11 would fit
+    plain = probabilities(run.bundle.model, [ids])[0]
+    assert classify(run.path, ["boat dove wow"])[0]["probabilities"]["loud"] == pytest.approx(plain[0])
+
+
 def test_the_leaky_split_and_balanced_weights_are_there_for_comparison(base, rows, tmp_path):
     words = ("train.steps=1", "data.split=leaky", "task.weights=balanced", f"model={base}", f"data.source={rows}")
     leaky = tuning.finetune(*WORDS, *words, f"out={tmp_path / 'a'}")
@@ -194,6 +216,8 @@ def test_a_classifier_can_be_taught_further(run, rows, tmp_path):
         (["data.validation_fraction=0.001"], DataError, "gives 0 validation rows"),
         (["task.kind=poetry"], ConfigError, "task.kind is 'poetry'"),
         (["task.thaw=bloc"], ConfigError, "Did you mean 'block'?"),
+        (["task.frame=Is it?"], ConfigError, r"it must hold \{text\} once"),
+        (["task.frame={text} Is this loud?", "data.longest=9"], ConfigError, "task.frame alone is 14 tokens of the 9"),
         (["data.colum=a"], ConfigError, "unknown key 'data.colum'"),
         (["task.thaw=lora", 'lora.patterns=["q_proj"]'], ModelError, "pattern 'q_proj' matches 0"),
     ],

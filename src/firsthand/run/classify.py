@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from firsthand import files
 from firsthand.data.labelled import Columns, read
 from firsthand.data.ledger import Counts
 from firsthand.data.split import split
+from firsthand.errors import CheckpointError, ConfigError
 from firsthand.run.text import locate
 from firsthand.run.tuning import TuneConfig
 
@@ -73,13 +75,13 @@ class Labelling:
 
     def examples(self, bundle: "Bundle") -> dict[str, list[Example]]:
         """The rows of all sides as (ids, label)."""
-        most = _longest(bundle, self.settings.data.longest)
+        frame, longest = self.settings.task.frame, self.settings.data.longest
         made: dict[str, list[Example]] = {}
         for side in SIDES:
             texts, labels = self.side(side)
-            rows = [_ids(bundle, text) for text in texts]
-            self.cut += sum(len(row) > most for row in rows)
-            made[side] = [(row[:most], label) for row, label in zip(rows, labels, strict=True)]
+            rows = [framed(bundle, text, frame, longest) for text in texts]
+            self.cut += sum(cut for _, cut in rows)
+            made[side] = [(ids, label) for (ids, _), label in zip(rows, labels, strict=True)]
         return made
 
     def evaluate(self, objective: "Classify", model: Any, rows: Sequence[Example]) -> dict[str, float]:
@@ -137,22 +139,37 @@ def classify(source: str | Path, texts: Sequence[str], device: str = "cpu") -> l
     from firsthand.training.device import pick
 
     bundle = load(source, str(pick(device)))
-    labels, most = labels_of(bundle.model), _longest(bundle, bundle.about.get("longest"))
-    rows = [_ids(bundle, text) for text in texts]
-    found = probabilities(bundle.model, [row[:most] for row in rows])
+    labels, (frame, longest) = labels_of(bundle.model), _as_taught(bundle)
+    rows = [framed(bundle, text, frame, longest) for text in texts]
+    found = probabilities(bundle.model, [ids for ids, _ in rows])
     told = []
-    for text, row, chances in zip(texts, rows, found.tolist(), strict=True):
+    for text, (_, cut), chances in zip(texts, rows, found.tolist(), strict=True):
         likeliest = sorted(zip(labels, chances, strict=True), key=lambda pair: -pair[1])
-        told.append({"text": text, "label": likeliest[0][0], "probabilities": dict(likeliest), "cut": len(row) > most})
+        told.append({"text": text, "label": likeliest[0][0], "probabilities": dict(likeliest), "cut": cut})
     return told
 
 
-def _longest(bundle: "Bundle", asked: int | None) -> int:
-    """The tokens of a text that are read."""
-    return int(min(asked or inf, bundle.model.config.context_length))
+def _as_taught(bundle: "Bundle") -> tuple[str, int | None]:
+    """Frame and longest text of the run that taught the model, from a file that may be anybody's."""
+    frame, longest = bundle.about.get("frame", "{text}"), bundle.about.get("longest")
+    if not isinstance(frame, str) or frame.count("{text}") != 1 or not isinstance(longest, int | None):
+        raise CheckpointError(f"{files.shown(bundle.path)} has a frame or length that is none; teach the model again")
+    return frame, longest
 
 
-def _ids(bundle: "Bundle", text: str) -> list[int]:
-    """A text as ids, behind the token that begins every text of the model, if it has one."""
-    begin = bundle.tokenizer.begin
-    return [*([] if begin is None else [begin]), *bundle.tokenizer.encode(text).tolist()]
+def framed(bundle: "Bundle", text: str, frame: str, longest: int | None) -> tuple[list[int], bool]:
+    """The ids of a text in its frame, behind the token that begins every text of the model; and whether it was cut.
+
+    What does not fit is cut off the text, not off the frame: the model reads its answer at the last token.
+    """
+    most = min(longest or inf, bundle.model.config.context_length)
+    begin = [] if bundle.tokenizer.begin is None else [bundle.tokenizer.begin]
+    before, behind = frame.split("{text}")
+    ids = begin + bundle.tokenizer.encode(before + text + behind).tolist()
+    if len(ids) <= most:
+        return ids, False
+    head, body, tail = (bundle.tokenizer.encode(part).tolist() for part in (before, text, behind))
+    room = int(most) - len(begin) - len(head) - len(tail)
+    if room < 1:
+        raise ConfigError(f"task.frame alone is {int(most) - room} tokens of the {most} that are read; shorten it")
+    return begin + head + body[:room] + tail, True

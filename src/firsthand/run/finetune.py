@@ -183,12 +183,14 @@ def _about(settings: TuneConfig, bundle: "Bundle", task: Labelling) -> dict[str,
     """What the checkpoint says of its origin."""
     data = {"source": settings.data.source, **{name: task.split.counts[name] for name in ("train", "test")}}
     parent = {"model": settings.model, **{key: bundle.about[key] for key in ("source", "step") if key in bundle.about}}
-    longest = {} if settings.data.longest is None else {"longest": settings.data.longest}
+    reading: dict[str, Any] = {} if settings.data.longest is None else {"longest": settings.data.longest}
+    if settings.task.frame != "{text}":
+        reading["frame"] = settings.task.frame
     return {
         "objective": settings.task.kind,
         "parent": parent,
         "data": data,
-        **longest,
+        **reading,
         "ends": list(bundle.ends),
         "settings": configs.write(settings),
     }

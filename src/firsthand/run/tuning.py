@@ -9,6 +9,7 @@ from pydantic import Field
 
 from firsthand import config
 from firsthand.data.ledger import Reading
+from firsthand.errors import ConfigError
 from firsthand.model.config import STRICT
 from firsthand.training.config import TrainConfig
 
@@ -22,6 +23,13 @@ class TaskSection:
     kind: Literal["classify"] = "classify"
     thaw: Literal["head", "block", "two", "all", "lora"] = "block"
     weights: Literal["none", "balanced"] = "none"  # balanced: a rare label counts as much as a common one
+    frame: str = "{text}"  # what is read: words around the text, such as a question behind it
+
+    def __post_init__(self) -> None:
+        if self.frame.count("{text}") != 1:
+            raise ConfigError(
+                f"task.frame is {self.frame[:60]!r}; it must hold {{text}} once, as in '{{text}} Is it spam?'"
+            )
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
