@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 
+import firsthand as fh
 from firsthand import files
 from firsthand.checkpoint import bundle
 from firsthand.errors import CheckpointError, ConfigError, DataError, FirsthandError, ModelError
@@ -17,6 +18,7 @@ from firsthand.evaluate.labels import probabilities
 from firsthand.model.config import FAST, ModelConfig
 from firsthand.model.gpt import GPT
 from firsthand.run import finetune as tuning
+from firsthand.run import use
 from firsthand.run.classify import classify, framed
 from firsthand.run.tuning import read_tuning
 from firsthand.tokenizer.bpe import Tokenizer
@@ -101,6 +103,12 @@ def test_classify_says_labels_with_probabilities(run):
     assert not loud["cut"]
     (long,) = classify(run.path, ["boat " * 30 + "wow"])
     assert long["cut"]
+
+
+def test_a_classifier_does_not_pretend_to_speak(run):
+    for act in (lambda: fh.generate(run.bundle, "hello"), lambda: use.evaluate(run.path, "pydocs")):
+        with pytest.raises(ModelError, match=r"tells labels apart \(loud, quiet\) and continues no text"):
+            act()
 
 
 @pytest.mark.parametrize("about", [{"frame": 7}, {"frame": "no place"}, {"longest": "9"}])

@@ -15,6 +15,7 @@ from torch import Tensor
 from firsthand.errors import DataError
 from firsthand.evaluate.stats import Interval, bootstrap
 from firsthand.infer.draw import evaluating
+from firsthand.linear.labels import refuse_labels
 from firsthand.model.gpt import GPT
 
 ROWS = 1_024  # positions whose scores exist at one time: (ROWS, V)
@@ -41,6 +42,7 @@ def validation_loss(
     Use windows that do not overlap (stride = context length), or tokens count more than once. `bytes_per_token` of
     the text turns nats per token into bits per byte.
     """
+    refuse_labels(model)
     if len(windows) == 0:
         raise DataError("there is no window to evaluate on; give more text, or a shorter model.context_length", code=30)
     means, targets = [], []

@@ -20,6 +20,7 @@ from firsthand.infer.draw import Drawn, chooser, draw, next_scores
 from firsthand.infer.sample import Sampler, Step
 from firsthand.infer.speculate import Lookup, draw_guessing
 from firsthand.infer.stop import UntilStop, check_stops
+from firsthand.linear.labels import refuse_labels
 from firsthand.model.cache import StaticCache
 
 
@@ -146,6 +147,7 @@ def start(bundle: Bundle, prompt: str) -> list[int]:
 
     Of an empty prompt without such a token it is the end-of-text token, after which the model has seen texts begin.
     """
+    refuse_labels(bundle.model)
     begin = bundle.tokenizer.begin
     ids = [*([] if begin is None else [begin]), *bundle.tokenizer.encode(prompt).tolist()]
     if ids:

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 from torch import nn
 
+from firsthand import files
 from firsthand.errors import ModelError
 from firsthand.model.gpt import GPT
 
@@ -48,3 +49,10 @@ def labels_of(model: GPT) -> tuple[str, ...]:
     if not isinstance(model.head, LabelHead):
         raise ModelError("this model continues text and knows no labels. Make it a classifier: firsthand finetune")
     return model.head.labels
+
+
+def refuse_labels(model: GPT) -> None:
+    """An error for a model that tells labels apart: it has no scores of tokens, and would seem to speak nonsense."""
+    if isinstance(model.head, LabelHead):
+        known = ", ".join(files.quoted(label)[1:-1] for label in model.head.labels)
+        raise ModelError(f"this model tells labels apart ({known:.60}) and continues no text. Use: firsthand classify")
