@@ -20,6 +20,8 @@ EXAMPLES = """Examples:
     firsthand tokenize "How are tokens made?"    see a text as tokens
     firsthand train train.steps=300              pretrain a small GPT
     firsthand generate runs/run "The file"       let it speak
+    firsthand chat smollm2-135m-instruct         talk with a real model
+    firsthand prove smollm2-135m-instruct        is every form of it the same model?
 """
 
 app = App(
