@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from firsthand.data.labelled import Text
+from firsthand.data.labelled import Columns, Text, read
+from firsthand.data.ledger import Counts, Reading
 from firsthand.data.split import alike, fold, split
 from firsthand.errors import DataError
 
@@ -113,3 +114,14 @@ def test_three_labels_are_divided_too():
     texts = [*TEXTS, *(Text(f"{letters(n)} eggs", "eggs") for n in range(30))]
     found = split(texts, (*LABELS, "eggs"), balance="all")
     assert set(Counter(texts[row].label for row in found.train).values()) == {len(found.train) // 3}
+
+
+def test_of_the_real_messages_no_test_message_is_in_training_unless_the_split_is_leaky(shared, tmp_path):
+    columns, counts = Columns(text="SMS", label="Label"), Counts()
+    messages, labels = read([shared / "SMSSpamCollection"], columns, tmp_path, Reading(kind="tsv"), counts)
+    assert Counter(message.label for message in messages) == {"ham": 4827, "spam": 747}
+    clean = split(messages, labels, "leak-free", "all")
+    classic = split(messages, labels, "leaky", "all")
+    assert len(clean.test) == len(classic.test) == 298  # 20 % of twice 747, as the course has it: 300
+    assert clean.counts["test_texts_also_in_training"] == clean.counts["test_texts_like_one_in_training"] == 0
+    assert 35 <= classic.counts["test_texts_also_in_training"] <= 65  # of the course's own split: 50 of 300

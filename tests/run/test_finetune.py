@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -243,6 +244,13 @@ def test_a_folder_holds_one_run(run, base, rows):
         tuning.finetune(*words)
     with pytest.raises(ConfigError, match=r"was begun with other settings \(task.thaw: block -> head\)"):
         tuning.finetune(*words, "task.thaw=head", resume=True)
+
+
+def test_the_settings_for_the_real_messages_can_be_read():
+    settings = read_tuning([Path(__file__).parents[2] / "configs" / "spam.toml", "model=any"])
+    assert (settings.data.source, settings.data.split, settings.task.thaw) == ("sms-spam", "leak-free", "block")
+    assert settings.train.steps == 100
+    assert settings.train.learning_rate == 3e-4  # where nothing is said, the gentle settings
 
 
 def test_a_model_must_be_named():
