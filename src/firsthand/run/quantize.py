@@ -125,7 +125,7 @@ def shrunk(bundle: Bundle, source: str | Path, recipe: Recipe, tell: Tell) -> GP
     made, rows = deepcopy(bundle.model), None
     if recipe.method == "gptq":
         rows = in_rows(bundle, calibration(bundle, source, recipe), CALIBRATION, 0)
-    shrink(made, recipe.to, recipe.settings, rows, partial(tell, "block"))
+    shrink(made, recipe.to, recipe.settings, rows, partial(tell, "rounding block"))
     return made
 
 
