@@ -60,7 +60,9 @@ def spectra(before: GPT, after: GPT) -> list[Spectrum]:
     found = []
     for name in linears(before):
         old, new = (_weight(model, name) for model in (before, after))
-        found.append(Spectrum(name, torch.linalg.svdvals(new - old), float((new - old).norm() / old.norm())))
+        delta = new - old
+        values = torch.linalg.svdvals(delta) if delta.any() else delta.new_zeros(min(delta.shape))  # a head is large
+        found.append(Spectrum(name, values, float(delta.norm() / old.norm())))
     return found
 
 

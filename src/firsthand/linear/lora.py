@@ -71,8 +71,8 @@ class Adapter(nn.Module):
     def forward(self, x: Tensor, base: Any) -> Tensor:
         """(..., C_in) -> (..., C_out), the layer itself included."""
         straight = base(x)
-        detour = F.linear(F.linear(F.dropout(x, self.settings.dropout, self.training), self.a), self.b)
-        detour = detour * self.settings.scale
+        narrow = F.linear(F.dropout(x, self.settings.dropout, self.training), self.a)  # (..., R)
+        detour = F.linear(narrow * self.settings.scale, self.b)  # scaled where it is narrow: C_out / R times less work
         if self.lengths is None:
             return straight + detour
         # rows of W + delta have the length that was learned; the present length counts as a constant (section 4.3)
