@@ -11,6 +11,12 @@ tailor temple thread ticket tiger timber tomato tractor trumpet tunnel turtle va
 window winter wizard yellow zebra
 """.replace("\n", " ").split()
 
+SHORT_AND_LONG = """
+owl sun fox map cup jar hat key frog ship lamp moon tree wolf rain gate piano ocean elephant notebook umbrella sandwich
+dinosaur hospital airplane butterfly crocodile telescope adventure pineapple furniture chocolate strawberry photograph
+trampoline watermelon helicopter instrument motorcycle
+""".replace("\n", " ").split()  # beside WORDS, most of which have six letters
+
 ANTONYMS = """
 hot cold, big small, fast slow, open closed, full empty, early late, hard soft, wet dry, light dark, high low,
 old new, rich poor, strong weak, thick thin, wide narrow, loud quiet, clean dirty, deep shallow, happy sad,

@@ -15,7 +15,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from firsthand.data.facts import ANTONYMS, DAYS, MONTHS, NUMERALS, PASTS, PLURALS, SYNONYMS, UNITS, WORDS
+from firsthand.data.facts import (
+    ANTONYMS,
+    DAYS,
+    MONTHS,
+    NUMERALS,
+    PASTS,
+    PLURALS,
+    SHORT_AND_LONG,
+    SYNONYMS,
+    UNITS,
+    WORDS,
+)
 from firsthand.data.wordings import WORDINGS
 
 Part = Literal["train", "validation", "test"]
@@ -177,6 +188,15 @@ def _conversions() -> Iterator[Case]:
             yield f"{count} {large} {small}", (str(count), large, small), str(count * ratio)
 
 
+def _lengths() -> Iterator[Case]:
+    """Seven words of every length, for most of the table have six letters, which would be a good guess."""
+    of_length: dict[int, int] = {}
+    for word in (*WORDS, *SHORT_AND_LONG):
+        of_length[len(word)] = of_length.get(len(word), 0) + 1
+        if of_length[len(word)] <= 7:
+            yield word, (word,), str(len(word))
+
+
 def _letters() -> Iterator[Case]:
     """How often the most frequent letter of a word stands in it."""
     for word in WORDS:
@@ -208,7 +228,7 @@ RULES = (
     Rule("reverse", _words(lambda word: word[::-1])),
     Rule("upper case", _words(str.upper), cased=True),
     Rule("lower case", _capitals, cased=True),
-    Rule("count letters", _words(lambda word: str(len(word)))),
+    Rule("count letters", _lengths),
     Rule("count one letter", _letters),
     Rule("last letter", _words(lambda word: word[-1])),
     Rule("without vowels", _words(_without_vowels)),
