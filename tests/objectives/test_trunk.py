@@ -113,9 +113,9 @@ def test_a_step_above_a_frozen_trunk_is_several_times_faster(tmp_path):
     def seconds(way):
         best = 1e9
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.process_time()  # of the processor: others may be busy too
             way.loss(model, batch).total.backward()
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
         return best
 
     assert seconds(plain) > 3 * seconds(objective)
