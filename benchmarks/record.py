@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results.jsonl"
-PACKAGES = ("numpy", "numba", "torch", "tiktoken", "tokenizers", "rustbpe", "transformers", "litgpt")
+PACKAGES = ("numpy", "numba", "torch", "tiktoken", "tokenizers", "rustbpe", "transformers", "litgpt", "peft", "xllamacpp")
 
 
 def processor() -> str:

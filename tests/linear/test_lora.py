@@ -133,8 +133,9 @@ def test_a_list_of_changes_makes_the_same_model_again():
 
 
 @pytest.mark.parametrize("dora", [False, True])
-def test_a_model_with_adapters_is_saved_and_loaded_with_them(tmp_path, dora):
-    model = with_adapter("qwen2", Lora(rank=3, dora=dora, dropout=0.1), patterns=["attention.*", "head"])
+@pytest.mark.parametrize("variant", ["qwen2", "llama"])  # a head of its own, and one that is the embedding
+def test_a_model_with_adapters_is_saved_and_loaded_with_them(tmp_path, variant, dora):
+    model = with_adapter(variant, Lora(rank=3, dora=dora, dropout=0.1), patterns=["attention.*", "head"])
     tokenizer = CharTokenizer("abcdefghijk")
     loaded = bundle.load(bundle.save(tmp_path / "m", model, tokenizer, {})).model
     assert torch.equal(loaded(ids(2, 9)), model(ids(2, 9)))
@@ -187,6 +188,12 @@ def test_patterns_mean_layers_by_whole_name_or_by_name_in_a_block():
 def test_what_cannot_be_is_refused(act, message):
     with pytest.raises(ModelError, match=message):
         act(tiny("llama"))
+
+
+def test_an_adapter_around_a_head_that_is_the_embedding_is_not_merged():
+    model = with_adapter("llama", patterns=["head"])
+    with pytest.raises(ModelError, match="head is also the embedding of this model"):
+        lora.merge(model, "default")
 
 
 def test_an_adapter_around_something_else_than_a_linear_is_not_merged():

@@ -165,6 +165,12 @@ def merge(model: GPT, name: str) -> None:
                 "rounding again. Keep the adapter apart, or merge it into the original model.",
                 code=42,
             )
+        if layer.base.weight is model.embed.weight:
+            raise ModelError(
+                f"{place} is also the embedding of this model, which a merged adapter would change with it. "
+                "Keep the adapter apart.",
+                code=42,
+            )
     for _, layer in around:
         layer.base.weight = nn.Parameter(layer.adapter(name).merged(layer.base.weight))
     remove(model, name)

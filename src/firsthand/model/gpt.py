@@ -60,8 +60,9 @@ class GPT(nn.Module):
 
     def tie(self) -> None:
         """Let head and embedding be one parameter, if the config says so; again after weights were replaced."""
-        if self.config.tied and type(self.head) is nn.Linear:  # another kind of head has weights of its own
-            self.head.weight = self.embed.weight
+        for layer in self.head.modules() if self.config.tied else ():  # the head itself, or what an adapter surrounds
+            if type(layer) is nn.Linear:  # another kind of head has weights of its own
+                layer.weight = self.embed.weight
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
