@@ -12,7 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results.jsonl"
-PACKAGES = ("numpy", "numba", "torch", "tiktoken", "tokenizers", "rustbpe", "transformers", "litgpt", "peft", "xllamacpp")
+PACKAGES = ("numpy", "numba", "torch", "tiktoken", "tokenizers", "rustbpe", "transformers", "litgpt", "peft")
+PACKAGES += ("xllamacpp",)  # llama.cpp, prebuilt
 
 
 def processor() -> str:
