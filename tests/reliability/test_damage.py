@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from firsthand import files
-from firsthand.checkpoint import bundle, tensors
+from firsthand.checkpoint import bundle
 from firsthand.errors import CheckpointError, FirsthandError
+from firsthand.files import tensors
 from firsthand.tokenizer.bpe import Tokenizer
 
 TIMES = int(os.environ.get("FIRSTHAND_DEEP", "1"))  # make deep: ten times as many

@@ -145,7 +145,7 @@ def _same_vocabulary(directory: Path | str, tokens: int, rows: int) -> None:
     if tokens != rows:
         raise ModelError(
             f"tokenizer has {tokens:,} tokens but the model of {files.shown(directory)} has {rows:,} embedding rows "
-            f"(tokenizer.json, config.json:vocab_size). Use the tokenizer the model was trained with",
+            f"(config.json:vocab_size). Use the tokenizer the model was trained with",
             code=1,
         )
 

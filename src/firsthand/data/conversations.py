@@ -231,7 +231,7 @@ MAKERS: dict[Kind, Callable[[dict[str, Any], str, str], Item]] = {
 
 def _no_schema(record: dict[str, Any], wanted: str) -> Fault:
     keys = ", ".join(files.quoted(key)[1:-1] for key in list(record)[:5])
-    keys = keys if len(keys) <= 48 else f"{keys[:45]}..."
+    keys = keys if len(keys) <= 24 else f"{keys[:21]}..."
     return _fault("wrong columns", f"has [{keys}], and needs {wanted}")
 
 

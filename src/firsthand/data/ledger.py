@@ -121,6 +121,7 @@ class Fault(Exception):
     def settle(self, path: Path, name: str, reading: Reading, counts: Counts) -> None:
         """Stop with the location, or count it, as the reader asked."""
         shown = reading.on_bad == "error" or len(counts.first) < SHOWN
+        name = name if len(name) <= 56 else f"...{name[-53:]}"  # a location and a reason fit one line
         where = locate(path, name, self.offset) if shown else name  # finding a line means reading all before it
         if reading.on_bad == "skip":
             counts.drop(self.reason, where)

@@ -248,7 +248,7 @@ def rows(
         except csv.Error as error:
             at = feed.second  # a quote that is never closed swallows the file: give up its first line only
             first, fault = feed.begin()
-            yield first, fault or Fault("not CSV", f"is not CSV ({error})", MEND, first, code=4)
+            yield first, fault or Fault("not CSV", f"is not CSV ({str(error).split(' - ')[0]})", MEND, first, code=4)
 
 
 def _columns(name: str, given: list[str], wanted: list[str]) -> list[str]:

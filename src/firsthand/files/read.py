@@ -31,7 +31,7 @@ def safe_join(root: Path | str, name: str) -> Path:
             return path
     raise CheckpointError(
         f"{shown(root)}: {quoted(name)} is not the name of a plain file inside this folder. "
-        f"Names are relative, without '..', '\\', ':' or links that lead outside"
+        f"Names are relative, without '..', '\\', ':' or links out of it"
     )
 
 

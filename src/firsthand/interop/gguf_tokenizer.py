@@ -57,7 +57,7 @@ def _merged(metadata: dict[str, Any], vocab: dict[str, int], added: dict[str, in
     if not isinstance(pre, str) or pre not in PRE:
         raise TokenizerError(
             f"{PREFIX}pre is {files.quoted(pre)}, not {', '.join(list(PRE)[:5])} or a like; "
-            f"its cuts are not known here. Use the Hugging Face folder of the same model"
+            f"its cuts are unknown. Use the Hugging Face folder of the same model"
         )
     pattern, whole = PRE[pre]
     tokens, merges = read_bpe({"vocab": vocab, "merges": _texts(metadata, "merges"), "ignore_merges": whole}, added)

@@ -148,8 +148,8 @@ def _repeated(name: str, tensor: Tensor, model: GPT, folder: Path) -> None:
         own = held.get(ours)
         if own is None or own.shape != weight.shape or not own.to(weight.dtype).equal(weight.to(own.device)):
             raise ModelError(
-                f"{files.shown(folder)} holds {files.quoted(name)}: more was trained than adapters, and that is not "
-                f"read. Merge it in peft (merge_and_unload), and import the whole model"
+                f"{files.shown(folder)} holds {files.quoted(name)}: more was trained than adapters. "
+                f"Merge it in peft (merge_and_unload), and import the whole model"
             )
 
 
