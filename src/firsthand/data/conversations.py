@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from firsthand import files
-from firsthand.data.ledger import BLANK, Counts, Fault, Reading, Source, locate
-from firsthand.data.records import MEND, objects, parse_object, refuse_unwritable, rows
+from firsthand.data.ledger import Counts, Fault, Reading, Source, locate
+from firsthand.data.records import MEND, is_filled, objects, parse_object, refuse_unwritable, rows
 from firsthand.data.sources import check, named
 from firsthand.errors import DataError
 from firsthand.tokenizer.chat import Turn
@@ -63,10 +63,7 @@ def read(
     make = MAKERS[kind]
     for source, offset, record, place in _records(sources, spool, reading, counts):
         try:
-            if isinstance(record, Fault):
-                raise record
-            if not record or not any(str(value).strip() for value in record.values()):
-                counts.drop(BLANK, source.name)
+            if not is_filled(record, source, counts):
                 continue
             item = make(record, place, joint)
             refuse_unwritable(item.text + (item.label or ""), offset)

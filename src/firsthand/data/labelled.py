@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from firsthand import files
-from firsthand.data.ledger import BLANK, Counts, Fault, Reading, Source
-from firsthand.data.records import MEND, objects, refuse_unwritable, rows
+from firsthand.data.ledger import Counts, Fault, Reading, Source
+from firsthand.data.records import MEND, is_filled, objects, refuse_unwritable, rows
 from firsthand.data.sources import check, named
 from firsthand.errors import DataError, nearest
 
@@ -55,10 +55,7 @@ def _of(source: Source, columns: Columns, reading: Reading, counts: Counts) -> I
         )
         for offset, record in records:
             try:
-                if isinstance(record, Fault):
-                    raise record
-                if not record or not any(str(value).strip() for value in record.values()):
-                    counts.drop(BLANK, source.name)
+                if not is_filled(record, source, counts):
                     continue
                 text = _text(record, columns, offset)
             except Fault as fault:

@@ -9,7 +9,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, TypeGuard
 
 from firsthand import files
 from firsthand.data import cuts
@@ -137,6 +137,16 @@ def _json_lines(source: Source, file: BinaryIO, start: int, end: int, reading: R
             yield offset, record if isinstance(record, Fault) else _text_of(record, offset, reading.text_column)
         except Fault as fault:
             yield offset, fault
+
+
+def is_filled(record: dict[str, Any] | Fault | None, source: Source, counts: Counts) -> TypeGuard[dict[str, Any]]:
+    """Whether there is anything in a record; a blank one is counted, and a fault raised."""
+    if isinstance(record, Fault):
+        raise record
+    if record and any(str(value).strip() for value in record.values()):
+        return True
+    counts.drop(BLANK, source.name)
+    return False
 
 
 def objects(
