@@ -14,6 +14,7 @@ import torch
 import firsthand as fh
 from firsthand import files
 from firsthand.checkpoint import bundle
+from firsthand.cli.main import main
 from firsthand.errors import CheckpointError, ConfigError, DataError, FirsthandError, ModelError
 from firsthand.evaluate.labels import probabilities
 from firsthand.model.config import FAST, ModelConfig
@@ -94,6 +95,15 @@ def test_only_what_thawed_was_changed(run, base):
     before, after = bundle.load(base).model, run.bundle.model
     assert same(before.embed, after.embed) and same(before.blocks[0], after.blocks[0])
     assert same(before.blocks[1], after.blocks[1]) and not same(before.blocks[2], after.blocks[2])
+
+
+@pytest.mark.parametrize("words", [["prove"], ["inspect", "a text"], ["generate", "a text"], ["evaluate"]], ids=str)
+def test_a_verb_for_models_that_speak_refuses_one_that_tells_labels(run, rows, words, capsys):
+    text = {"prove": ["--text", str(rows)], "evaluate": ["--data", str(rows)]}.get(words[0], [])
+    assert main([words[0], str(run.path), *words[1:], *text]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("firsthand: error: this model tells labels apart")
+    assert said.endswith("Use: firsthand classify")
 
 
 def test_classify_says_labels_with_probabilities(run):

@@ -21,6 +21,7 @@ from firsthand import files
 from firsthand.checkpoint.bundle import Bundle
 from firsthand.errors import ConfigError, DataError, ModelError
 from firsthand.evaluate.stats import Interval, bootstrap
+from firsthand.linear.labels import refuse_labels
 from firsthand.model.attention import attend_explicit
 from firsthand.model.gpt import GPT
 
@@ -130,6 +131,7 @@ class Reference:
     """The plain form of a model on a text, and other forms measured against it."""
 
     def __init__(self, bundle: Bundle, text: Text, strict: bool = False):
+        refuse_labels(bundle.model)
         self.dtype, self.tolerance = (torch.float64, STRICT) if strict else (torch.float32, TOLERANCE)
         _affordable(text.tokens, bundle.model.config.vocab_size * self.dtype.itemsize)
         self.text, device = text, bundle.model.embed.weight.device

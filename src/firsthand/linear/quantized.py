@@ -24,7 +24,7 @@ class Quantized(nn.Module):
         if type(layer) is not nn.Linear:
             raise ModelError(
                 f"a {type(layer).__name__} cannot be quantized, only a plain linear layer: merge adapters first, and "
-                "quantize the original model rather than one that was rounded before",
+                "quantize the original model rather than one that was rounded or taught labels before",
                 code=42,
             )
         self.out_features, self.in_features = layer.weight.shape
