@@ -49,7 +49,7 @@ def test_only_what_is_new_is_read():
     it.model.embed.register_forward_pre_hook(lambda _, given: read.append(given[0].shape[1]))
     letters = torch.full((261,), -60.0, dtype=torch.float64)
     letters[ord("a")] = 0.0  # an answer of letters is encoded again as it was drawn
-    it.model.head.register_forward_hook(lambda *_: letters.expand(1, -1))
+    it.model.head.register_forward_hook(lambda *_: letters.expand(1, 1, -1))
     talk = Turns(it, Sampling(5, 0))
     assert words(talk.say("hello")) == "aaaaa"
     first = len(talk.chat.prompt([Turn("user", "hello")]))
@@ -62,7 +62,7 @@ def test_only_what_is_new_is_read():
 
 def test_an_answer_ends_where_the_template_ends_a_turn():
     it = speaker()
-    it.model.head.register_forward_hook(lambda *_: torch.eye(261, dtype=torch.float64)[260:] * 99)
+    it.model.head.register_forward_hook(lambda *_: torch.eye(261, dtype=torch.float64)[None, 260:] * 99)
     talk = Turns(it, Sampling(9, 0))
     assert [(token.id, token.text, token.finish) for token in talk.say("hello")] == [(260, "", "end")]
     assert talk.turns == [Turn("user", "hello"), Turn("assistant", "")]

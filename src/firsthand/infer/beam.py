@@ -14,9 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from firsthand.infer.draw import evaluating
-from firsthand.model.cache import StaticCache
-from firsthand.model.gpt import GPT
+from firsthand.infer.draw import Reader, evaluating
 
 
 class Beam(NamedTuple):
@@ -33,7 +31,7 @@ class Beam(NamedTuple):
 
 @torch.inference_mode()
 def search(
-    model: GPT,
+    model: Reader,
     prompt: Sequence[int],
     beams: int,
     max_tokens: int,
@@ -44,12 +42,12 @@ def search(
 
     As many beams as there are beginnings make the search exhaustive; one beam is greedy decoding.
     """
-    cache = StaticCache(model.config, 1, len(prompt) + max_tokens)
+    cache = model.new_cache(1, len(prompt) + max_tokens)
     running, finished = [Beam((), 0.0)], []
-    new = torch.tensor([list(prompt)], device=model.embed.weight.device)
+    new = torch.tensor([list(prompt)])
     while running and max_tokens:
         with evaluating(model):
-            scores = model.head(model.hidden(new, cache)[:, -1])  # (R, V)
+            scores = model.last(new, 1, cache)[:, 0]  # (R, V)
         logprobs = scores.to("cpu", torch.float64).log_softmax(dim=-1)
         rows, candidates = _continued(running, logprobs, (1 + len(ends)) * beams, ends, max_tokens)
         ranked = list(zip(rows, candidates, strict=True))
@@ -60,7 +58,7 @@ def search(
         if not running or (len(finished) == beams and _hopeless(running[0], finished[-1], max_tokens, length_penalty)):
             break
         cache.select(torch.tensor([row for row, _ in kept]))
-        new = torch.tensor([beam.ids[-1:] for beam in running], device=new.device)
+        new = torch.tensor([beam.ids[-1:] for beam in running])
     return finished
 
 

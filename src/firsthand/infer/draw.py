@@ -2,15 +2,34 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from firsthand.infer.constrain import Limit
 from firsthand.infer.sample import Sampler, pick
 from firsthand.model.cache import Cache
-from firsthand.model.gpt import GPT
+from firsthand.model.config import ModelConfig
+
+
+class Reader(Protocol):
+    """A model as these loops see it: GPT, or the fast engine (fast.py)."""
+
+    config: ModelConfig
+    training: bool
+
+    def last(self, ids: Tensor, count: int, cache: Cache | None = None) -> Tensor:
+        """Scores after the last `count` ids of every row: (B, T) -> (B, count, V)."""
+        ...
+
+    def new_cache(self, batch: int = 1, length: int | None = None) -> Cache:
+        """A cache for so many rows of at most so many tokens."""
+        ...
+
+    def train(self, mode: bool = True) -> Any:
+        """With dropout, or without."""
+        ...
 
 
 class Drawn(NamedTuple):
@@ -35,7 +54,7 @@ def chooser(
     return choose
 
 
-def draw(model: GPT, ids: list[int], choose: Callable[[Tensor], int], cache: Cache | None = None) -> Iterator[Drawn]:
+def draw(model: Reader, ids: list[int], choose: Callable[[Tensor], int], cache: Cache | None = None) -> Iterator[Drawn]:
     """Tokens that follow `ids`, for ever; each is appended to `ids` before it is given. The caller stops when it likes.
 
     What the cache does not hold yet is computed. Without one that is everything, each time: equal, and slower.
@@ -48,24 +67,23 @@ def draw(model: GPT, ids: list[int], choose: Callable[[Tensor], int], cache: Cac
 
 
 @torch.inference_mode()  # on a function, not around a `yield`: there it would leak into the caller's training
-def last_scores(model: GPT, ids: Sequence[int], count: int, cache: Cache | None = None) -> Tensor:
+def last_scores(model: Reader, ids: Sequence[int], count: int, cache: Cache | None = None) -> Tensor:
     """The scores of every token that may follow each of the last `count` ids: T ids -> (count, V)."""
     with evaluating(model):
-        rows = torch.tensor([list(ids)], device=model.embed.weight.device)
-        return model.head(model.hidden(rows, cache)[0, -count:])  # the head reads these positions only
+        return model.last(torch.tensor([list(ids)]), count, cache)[0]
 
 
-def next_scores(model: GPT, ids: Sequence[int], cache: Cache | None = None) -> Tensor:
+def next_scores(model: Reader, ids: Sequence[int], cache: Cache | None = None) -> Tensor:
     """The scores of every token that may come next: T ids -> (V,)."""
     return last_scores(model, ids, 1, cache)[0]
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: Reader) -> Iterator[None]:
     """Without dropout inside the `with`; afterwards the model trains again, if it did before."""
     training = model.training
     if training:
-        model.eval()
+        model.train(False)
     try:
         yield
     finally:

@@ -1,16 +1,16 @@
-"""The fast engine on a CPU: scores of the next token, by one compiled function a token (step.py says how).
+"""The fast engine on a CPU: a model whose every step is one compiled function (step.py says how).
 
-    engine = Fast(model, weights="int4")
-    scores = engine.scores(prompt)              # reads the prompt; (V,)
-    scores = engine.scores([int(scores.argmax())])
+    engine = Fast(bundle.model)                       # its weights as they are, in the fewest bytes that hold them
+    cache = engine.new_cache()
+    scores = engine(torch.tensor([prompt]), cache)    # (1, T, V), as GPT gives them
+    scores = engine(torch.tensor([[id]]), cache)
 
-It holds the weights in blocks of its own and the keys and values of `batch` texts, its slots. `GPT.forward` with
-`rounded(model, kind)` gives the same scores. Where `available` gives a reason, use that.
+It is called as GPT is, with a cache or without, and gives the same scores: of the model itself, or, if it shall round
+its weights, of `rounded(model, weights)`. What it cannot take, and where it cannot run, `refusal` says.
 """
 
 import threading
 import weakref
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -19,12 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from firsthand.errors import ConfigError, ModelError, nearest
-from firsthand.model.cache import Bytes, check_room
+from firsthand.model.cache import Bytes, Cache, real_counts
+from firsthand.model.config import ModelConfig
 from firsthand.model.gpt import GPT
+from firsthand.model.paged import PagedCache, Pool, Row
 
-Kind = Literal["int8", "int4", "bfloat16", "float32"]
+Weights = Literal["own", "int8", "int8 groups", "int4", "int4 lows", "bfloat16", "float32"]
 Activations = Literal["float32", "int8"]
-CHUNK = 32  # tokens of a prompt in one step
+AT_ONCE = 32  # tokens in one step
 
 
 def available() -> str | None:
@@ -36,9 +38,13 @@ def available() -> str | None:
     return None
 
 
-def head_kind(weights: Kind) -> Kind:
-    """How the head is stored: it suffers most from few bits."""
-    return "int8" if weights == "int4" else weights
+def refusal(model: GPT) -> str | None:
+    """Why the engine cannot take a model here; None if it can."""
+    from firsthand.infer.codes import refusal as of_layers
+
+    if (kind := model.embed.weight.device.type) != "cpu":
+        return f"the model is on {kind}, and the fast engine is for processors"
+    return available() or of_layers(model)
 
 
 def chosen(kind: str, kinds: tuple[str, ...], what: str) -> None:
@@ -48,131 +54,172 @@ def chosen(kind: str, kinds: tuple[str, ...], what: str) -> None:
 
 
 @torch.no_grad()
-def rounded(model: GPT, weights: Kind) -> GPT:
-    """A copy of the model whose matrices are what the engine makes of them; its head is not its embedding any more."""
-    from firsthand.infer.pack import meant
+def rounded(model: GPT, weights: Weights) -> GPT:
+    """A copy of a plain model whose matrices are what the engine makes of them; head and embedding are two then."""
+    from firsthand.infer.codes import rounding
+    from firsthand.infer.load import head_form
 
     copy = GPT(replace(model.config, tied=False)).eval()
     state = {name: tensor.float() for name, tensor in model.state_dict().items()}
     copy.load_state_dict(state | {"head.weight": model.head.weight})
     for name, layer in copy.named_modules():
-        if isinstance(layer, nn.Linear):
-            layer.weight.copy_(meant(layer.weight, head_kind(weights) if name == "head" else weights))
+        if isinstance(layer, nn.Linear) and weights != "own":
+            meant = rounding(layer.weight, head_form(weights) if name == "head" else weights).meant()
+            layer.weight.copy_(torch.from_numpy(meant[:, : layer.in_features]))
     return copy
 
 
-class Fast:
-    """A model that reads tokens fast on a CPU.
+class Pages(Pool):
+    """The pages of an engine, given to texts as model/paged.py does; what they hold lies where a step finds it."""
 
-    `weights` is how they are stored, `activations` what they are multiplied with: "float32" is exact, "int8" is not.
-    `batch` texts of up to `length` tokens are held at once. One caller at a time works; others wait.
+    def __init__(self, config: ModelConfig, blocks: int, size: int, keys: np.ndarray, values: np.ndarray):
+        super().__init__(config, blocks, size)
+        self.keys, self.values = keys, values
+
+    def take(self) -> int:
+        block = super().take()
+        self.clear(block, 0)
+        return block
+
+    def duplicate(self, block: int, fresh: int) -> None:
+        self.keys[fresh], self.values[fresh] = self.keys[block], self.values[block]
+
+    def clear(self, block: int, first: int) -> None:
+        self.values[block, ..., first:, :] = 0  # they are multiplied by 0, and 0 times what is no number is none
+
+
+class Tables(PagedCache):
+    """A cache of an engine: which pages the rows have."""
+
+    def __init__(self, config: ModelConfig, batch: int, pool: Pages):
+        super().__init__(config, batch, pool)
+        weakref.finalize(self, _give_back, self.rows, pool)
+
+    def bytes(self) -> Bytes:
+        page = self.pool.keys[0].nbytes + self.pool.values[0].nbytes  # pyrefly: ignore
+        held = {block for row in self.rows for block in row.blocks}
+        return Bytes(len(held) * page, page // self.pool.size)
+
+
+def _give_back(rows: list[Row], pool: Pages) -> None:
+    """The pages of a cache that nobody has any more."""
+    for block in (block for row in rows for block in row.blocks):
+        pool.drop(block)
+
+
+class Fast:
+    """A model that reads and writes fast on a CPU.
+
+    `weights` is how they are stored: "own" is as they are, everything else rounds them. `activations` is what they are
+    multiplied with: "float32" is exact, "int8" is not. All texts together hold at most `tokens`; by default
+    two contexts, whose memory is taken as they grow.
+    One caller at a time works; others wait.
     """
+
+    training = False
 
     def __init__(
         self,
         model: GPT,
-        weights: Kind = "int8",
+        weights: Weights = "own",
         activations: Activations = "float32",
         threads: int | None = None,
-        batch: int = 1,
-        length: int | None = None,
+        tokens: int | None = None,
     ):
-        chosen(weights, get_args(Kind), "weights")
+        chosen(weights, get_args(Weights), "weights")
         chosen(activations, get_args(Activations), "activations")
-        if activations == "int8" and weights not in ("int8", "int4"):
-            raise ConfigError(f'activations "int8" need integer weights, not {weights}; use int8 or int4')
-        if reason := available():
-            raise ConfigError(f"the fast engine cannot run here: {reason}")
+        self.config = model.config
+        self.threads = torch.get_num_threads() if threads is None else threads
+        for name, value, most in (("threads", self.threads, 256), ("tokens", 1 if tokens is None else tokens, 1 << 24)):
+            if not 0 < value <= most:
+                raise ConfigError(f"{name} is {value}; the fast engine takes 1 to {most}")
+        if reason := refusal(model):
+            raise ConfigError(f"the fast engine cannot run: {reason}")
+        self._start(model, weights, activations, tokens)
+
+    def _start(self, model: GPT, weights: Weights, activations: Activations, tokens: int | None) -> None:
+        from firsthand.infer.layout import PAGE
         from firsthand.infer.load import arguments
         from firsthand.infer.step import work
         from firsthand.infer.team import Team
 
-        context = model.config.context_length
-        self.config, self.length = model.config, context if length is None else length
-        self.threads = torch.get_num_threads() if threads is None else threads
-        for name, value, most in (
-            ("length", self.length, context),
-            ("threads", self.threads, 256),
-            ("batch", batch, 4096),
-        ):
-            if not 0 < value <= most:
-                raise ConfigError(f"{name} is {value}; the fast engine takes 1 to {most}")
-        self.rows, self.held = max(batch, CHUNK), np.zeros(batch, np.int64)
-        form, shape, learned, self.room, self.weight_bytes = arguments(
-            model, weights, head_kind(weights), activations, self.threads, batch, self.rows, self.length
-        )
-        self.team, self.lock = (
-            Team(self.threads, work, (form, shape, learned, self.room, self.threads)),
-            threading.Lock(),
-        )
+        pages = 2 * -(-self.config.context_length // PAGE) if tokens is None else -(-tokens // PAGE)
+        made = arguments(model, weights, activations, self.threads, AT_ONCE, pages)
+        self.forms, self.weight_bytes, self.room, *compiled = made
+        self.activations = activations
+        self.pool = Pages(self.config, pages, PAGE, self.room.keys, self.room.values)
+        self.team, self.lock = Team(self.threads, work, (*compiled, self.room, self.threads)), threading.Lock()
         self.close = weakref.finalize(self, self.team.close)
 
-    @property
-    def lengths(self) -> Tensor:
-        """Tokens every slot holds: (B,)."""
-        return torch.from_numpy(self.held.copy())
+    def __str__(self) -> str:
+        layers, head = self.forms
+        stored = layers if layers == head else f"{layers}, head {head}"
+        return f"fast engine, {stored} weights, {self.activations} activations, {self.threads} threads"
 
-    def bytes(self) -> Bytes:
-        """What keys and values may take; memory comes with the tokens. `weight_bytes` is what the weights take."""
-        total = self.room.keys.nbytes + self.room.values.nbytes
-        return Bytes(total, total // (len(self.held) * self.length))
+    def new_cache(self, batch: int = 1, length: int | None = None) -> Tables:
+        """A cache for so many rows: a row takes the pages it needs."""
+        return Tables(self.config, batch, self.pool)
 
-    def scores(self, ids: Sequence[int], slot: int = 0) -> Tensor:
-        """The scores of every token that may come next, after the slot has taken these ids: T ids -> (V,)."""
-        new = self._checked(ids)
-        self._check_slots([slot])
-        if not len(new):
-            raise ModelError("no ids were given; the scores after them need at least one")
-        with self.lock:
-            held = int(self.held[slot])
-            check_room(held, len(new), self.length)
-            for at in range(0, len(new) - 1, CHUNK):  # all but the last token, whose scores are wanted
-                some = new[at : min(at + CHUNK, len(new) - 1)]
-                self._run(some, held + at + np.arange(len(some)), np.full(len(some), slot), 0)
-                self.held[slot] += len(some)
-            scores = self._run(new[-1:], self.held[[slot]], np.array([slot]), 1)[0]
-            self.held[slot] += 1
+    def train(self, mode: bool = True) -> None:
+        """There is nothing that differs."""
+
+    def __call__(self, ids: Tensor, cache: Cache | None = None, lengths: Tensor | None = None) -> Tensor:
+        """Scores of every possible next token: (B, T) -> (B, T, V); 0 after an id that is not real."""
+        if ids.dim() != 2:
+            raise ModelError(f"ids have shape {tuple(ids.shape)}; give rows of ids (B, T), for one row ids[None]")
+        (B, T), V = ids.shape, self.config.vocab_size
+        scores = torch.zeros(B, T, V)
+        counts, found = self._read(ids, cache, lengths, None)
+        scores[torch.arange(T) < counts[:, None]] = found
         return scores
 
-    def step(self, ids: Sequence[int] | Tensor, slots: Sequence[int]) -> Tensor:
-        """One token more for each of these slots: (B,) ids -> (B, V)."""
-        new = self._checked(ids)
-        self._check_slots(slots)
-        if len(new) != len(slots) or len(set(slots)) != len(slots) or not len(new):
-            raise ModelError(f"{len(new)} ids were given for slots {list(slots)}; give one for each, each slot once")
+    def last(self, ids: Tensor, count: int, cache: Cache | None = None) -> Tensor:
+        """Scores after the last `count` ids of every row: (B, T) -> (B, count, V)."""
+        if not 0 < count <= ids.shape[1]:
+            raise ModelError(f"no ids were given after which there are {count} scores; give {max(count, 1)} or more")
+        return self._read(ids, cache, None, count)[1].view(len(ids), count, -1)
+
+    def _read(
+        self, ids: Tensor, cache: Cache | None, lengths: Tensor | None, last: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """Take new ids in; -> how many were real (B,), and the scores after the `last` of each, row by row."""
+        (B, T), own = ids.shape, cache if cache is not None else self.new_cache(len(ids))
+        if not isinstance(own, PagedCache) or own.pool is not self.pool:
+            raise ModelError("this cache is not one of this engine; make it with engine.new_cache()")
         with self.lock:
-            where = np.array(slots)
-            check_room(int(self.held[where].max()), 1, self.length)
-            scores = self._run(new, self.held[where], where, len(new))
-            self.held[where] += 1
-        return scores
+            counts, held = real_counts(own, B, T, lengths), own.lengths
+            real = np.arange(T) < counts.numpy()[:, None]
+            new = self._checked(ids.numpy()[real])
+            own.reserve(counts)
+            places = (held.numpy()[:, None] + np.arange(T))[real]
+            row = np.repeat(np.arange(B), counts.numpy())
+            wanted = np.ones(len(new), bool) if last is None else (np.arange(T) >= T - last)[None].repeat(B, 0)[real]
+            scores = self._through(new, places, own.rows, row, wanted)
+            own.advance()
+        return counts, scores
 
-    def rewind(self, slot: int, length: int) -> None:
-        """Forget what a slot holds beyond `length` tokens."""
-        self._check_slots([slot])
-        with self.lock:
-            held = int(self.held[slot])
-            if not 0 <= length <= held:
-                raise ModelError(f"slot {slot} cannot be rewound to {length}; it holds {held} tokens")
-            self.room.values[slot, :, :, :, length:held] = 0  # a weight of 0 times garbage could be NaN
-            self.held[slot] = length
+    def _through(
+        self, ids: np.ndarray, at: np.ndarray, texts: list[Row], row: np.ndarray, wanted: np.ndarray
+    ) -> Tensor:
+        """All tokens of all rows, in steps of at most AT_ONCE: (N,) four times -> (wanted, V)."""
+        room, V = self.room, self.config.vocab_size
+        padded, found, done = -(-V // 16) * 16, torch.empty(int(wanted.sum()), V), 0
+        for first in range(0, len(ids), AT_ONCE):
+            asked = wanted[first : first + AT_ONCE]
+            order = first + np.argsort(asked, kind="stable")  # who is asked comes last
+            rows, count = len(order), int(asked.sum())
+            room.ids[:rows], room.at[:rows] = ids[order], at[order]
+            for place, which in enumerate(row[order]):
+                blocks = texts[which].blocks
+                room.tables[place, : len(blocks)] = blocks
+            scores = np.empty((1 if count == 1 else -(-count // 8) * 8, padded), np.float32)  # tiles are of 8 rows
+            room.now[:] = rows, rows - count, scores.ctypes.data
+            self.team.step()
+            found[done : done + count] = torch.from_numpy(scores[:count, :V])
+            done += count
+        return found
 
-    def release(self, slot: int) -> None:
-        """Make a slot free for another text."""
-        self.rewind(slot, 0)
-
-    def _run(self, ids: np.ndarray, positions: np.ndarray, slots: np.ndarray, wanted: int) -> Tensor:
-        """One step of the team: (R,) three times -> (wanted, V), of the last rows."""
-        room, rows = self.room, len(ids)
-        room.ids[:rows], room.at[:rows], room.slots[:rows] = ids, positions, slots
-        V = self.config.vocab_size
-        scores = np.empty((1 if wanted == 1 else -(-wanted // 8) * 8, -(-V // 16) * 16), np.float32)
-        room.now[:] = rows, rows - wanted, scores.ctypes.data
-        self.team.step()
-        return torch.from_numpy(scores[:wanted, :V])
-
-    def _checked(self, ids: Sequence[int] | Tensor) -> np.ndarray:
-        new = np.asarray(ids, np.int64)
+    def _checked(self, new: np.ndarray) -> np.ndarray:
         if len(new) and not 0 <= new.min() <= new.max() < self.config.vocab_size:
             raise ModelError(
                 f"token id {new.max()} (smallest {new.min()}) is not in the model's vocabulary of "
@@ -180,7 +227,3 @@ class Fast:
                 code=1,
             )
         return new
-
-    def _check_slots(self, slots: Sequence[int]) -> None:
-        if not all(0 <= slot < len(self.held) for slot in slots):
-            raise ModelError(f"slots {list(slots)[:8]} are not all there; this engine has 0 to {len(self.held) - 1}")

@@ -19,7 +19,8 @@ what a float32 instruction does, and nothing needs to be converted first. The ve
 Three digits cost three instructions instead of one, still less than converting weights to floats, and the sums are
 exact: what is lost is what rounding a float32 loses, a few in 2^23 of the largest of the 32 neighbours.
 Weights are stored with an offset (128, or 8 for four bits) because the instruction wants no sign; so the sum starts at
-minus the offset times the sum of the digits.
+minus the offset times the sum of the digits. Where groups have a lowest weight instead of an offset, it is multiplied
+by the sum of the digits in the end.
 
 A weight is loaded once and used for all vectors of a batch (a `tile`: 1, 4 or 8), which is why a batch is cheap.
 Without these instructions (AVX-512 VNNI) the same is written as multiplications of 16-bit numbers, which every
@@ -33,11 +34,13 @@ from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 
+from firsthand.infer.codes import FORMS, GROUP
 from firsthand.tokenizer.compiled import instruction
 
-ROWS, GROUP = 16, 32  # rows of a block; columns that share a scale
-KINDS = ("int4", "int8", "bfloat16", "float32")  # a kind is passed as a tuple of its place here, counted from 1
+ROWS = 16  # of a block
+KINDS = tuple(FORMS)  # a form is passed as a tuple of its place here, counted from 1
 AHEAD = 4096  # bytes; the processor's own look ahead stops at the end of every page
+BESIDE = {"int4": 32, "int4 lows": 64, "int8 groups": 32}  # bytes of scales and lows for 16 rows x 32 columns
 I8, I16, I32, I64, HALF, FLOAT = (
     ir.IntType(8),
     ir.IntType(16),
@@ -111,7 +114,7 @@ def dot_of_fours(builder, total, weights, numbers, fast):
 def whole_weights(builder, kind, address):
     """The weights of a group as eight registers, each of four columns: bytes from 0 to 15, or 0 to 255."""
     for pair in range(4):
-        if kind == "int4":  # a byte holds column j and, above it, column j + 4
+        if kind.startswith("int4"):  # a byte holds column j and, above it, column j + 4
             packed = load(builder, address, 64 * pair, WHOLE, 64)
             yield builder.and_(packed, all_lanes(WHOLE, 0x0F0F0F0F))
             yield builder.and_(builder.lshr(packed, all_lanes(WHOLE, 4)), all_lanes(WHOLE, 0x0F0F0F0F))
@@ -147,23 +150,23 @@ def dot_whole(typing, kind, digits, fast, tile, weights, scales, x, sums, x_scal
     """16 rows of integers times `tile` vectors of digits -> 16 float32 each, at `out`, `out_step` bytes apart.
 
     `x` is (tile, groups, digits, 32) int8; `sums`, of the digits, (tile, groups, digits) int32, negative;
-    `x_scales` (tile, groups) float32. `scales`: (groups, 16) float16 for int4, (16,) float32 for int8.
+    `x_scales` (tile, groups) float32. `scales`: what stands beside the weights (pack.py).
     """
     name, count, tiles, vnni = KINDS[kind.count - 1], digits.count, tile.count, fast.count == 1
+    size = 256 if name.startswith("int4") else 512  # bytes of a group
+    shift = {"int4": 3, "int4 lows": None}.get(name, 7)  # the offset is 8 or 128, or there is none
+    beside = BESIDE.get(name, 0)  # bytes of scales for every group; 0: one scale a row
 
     def generate(context, builder, signature, arguments):
         weights, scales, x, sums, x_scales, groups, out, out_step = arguments[4:]
         totals = accumulators(builder, tiles)
-        size, shift = (256, 3) if name == "int4" else (512, 7)  # bytes of a group; the offset is 8 or 128
         with cgutils.for_range(builder, groups, intp=I64) as loop:
             here = builder.add(weights, builder.mul(loop.index, I64(size)))
             at = [builder.add(loop.index, builder.mul(groups, I64(row))) for row in range(tiles)]  # the group of a row
-            dots = []
-            for row in range(tiles):
-                corrections = builder.add(sums, builder.mul(at[row], I64(4 * count)))
-                starts = [spread(builder, load(builder, corrections, 4 * d, I32, 4), WHOLE) for d in range(count)]
-                dots.append([builder.shl(start, all_lanes(WHOLE, shift)) for start in starts])
+            places = [builder.add(sums, builder.mul(at[row], I64(4 * count))) for row in range(tiles)]
+            minus = [[load(builder, place, 4 * d, I32, 4) for d in range(count)] for place in places]
             numbers = [builder.add(x, builder.mul(at[row], I64(GROUP * count))) for row in range(tiles)]
+            dots = [[started(builder, number, shift) for number in row] for row in minus]
             for line in range(0, size, 64):
                 prefetch(builder, builder.add(here, I64(AHEAD + line)))
             for column, block in enumerate(whole_weights(builder, name, here)):
@@ -171,18 +174,17 @@ def dot_whole(typing, kind, digits, fast, tile, weights, scales, x, sums, x_scal
                     for d in range(count):
                         four = spread(builder, load(builder, numbers[row], GROUP * d + 4 * column, I32, 4), WHOLE)
                         dots[row][d] = dot_of_fours(builder, dots[row][d], block, four, vnni)
+            aside = builder.add(scales, builder.mul(loop.index, I64(beside)))
             for row in range(tiles):
-                value = builder.sitofp(dots[row][0], REAL)
-                for dot in dots[row][1:]:  # the digits become one number again
-                    value = multiply_add(builder, value, all_lanes(REAL, 256.0), builder.sitofp(dot, REAL))
-                scale = spread(builder, load(builder, x_scales, builder.mul(at[row], I64(4)), FLOAT, 4), REAL)
-                if name == "int4":
-                    fine = load(builder, scales, builder.mul(loop.index, I64(32)), ir.VectorType(HALF, ROWS), 32)
-                    scale = builder.fmul(scale, builder.fpext(fine, REAL))
-                add_to(builder, totals[row], value, scale)
+                scale = load(builder, x_scales, builder.mul(at[row], I64(4)), FLOAT, 4)
+                value, each = one_number(builder, dots[row], REAL), spread(builder, scale, REAL)
+                add_to(builder, totals[row], value, builder.fmul(each, halves(builder, aside, 0)) if beside else each)
+                if name == "int4 lows":
+                    sum_of_digits = builder.fneg(builder.fmul(one_number(builder, minus[row], FLOAT), scale))
+                    add_to(builder, totals[row], halves(builder, aside, 32), spread(builder, sum_of_digits, REAL))
         for row in range(tiles):
             value = builder.load(totals[row])
-            if name == "int8":
+            if not beside:
                 value = builder.fmul(value, load(builder, scales, 0, REAL, 64))
             place = builder.add(out, builder.mul(out_step, I64(row)))
             builder.store(value, builder.inttoptr(place, REAL.as_pointer()), align=4)
@@ -191,14 +193,36 @@ def dot_whole(typing, kind, digits, fast, tile, weights, scales, x, sums, x_scal
     return types.void(kind, digits, fast, tile, *[types.int64] * 8), generate
 
 
+def started(builder, minus, shift):
+    """Where the sum of products begins: at minus the offset times the sum of the digits, in all lanes."""
+    return all_lanes(WHOLE, 0) if shift is None else builder.shl(spread(builder, minus, WHOLE), all_lanes(WHOLE, shift))
+
+
+def one_number(builder, digits, type):
+    """The digits become one number again; `type` is that of a lane or of all 16."""
+    value = builder.sitofp(digits[0], type)
+    for digit in digits[1:]:
+        step = all_lanes(type, 256.0) if type is REAL else type(256.0)
+        value = multiply_add(builder, value, step, builder.sitofp(digit, type))
+    return value
+
+
+def halves(builder, address, offset):
+    """16 numbers of half precision, as float32."""
+    return builder.fpext(load(builder, address, offset, ir.VectorType(HALF, ROWS), 32), REAL)
+
+
 @instruction
-def dot_real(typing, kind, tile, weights, x, x_step, groups, out, out_step):
-    """16 rows of floats times `tile` vectors of float32, `x_step` bytes apart -> 16 float32 each, at `out`."""
-    name, tiles = KINDS[kind.count - 1], tile.count
+def dot_real(typing, kind, tile, goes_on, weights, x, x_step, groups, out, out_step, ahead):
+    """16 rows of floats times `tile` vectors of float32, `x_step` bytes apart -> 16 float32 each, at `out`.
+
+    If `goes_on` is of length 2, they are added to what stands there. What comes `ahead` bytes later is asked for.
+    """
+    name, tiles, added = KINDS[kind.count - 1], tile.count, goes_on.count == 2
     chains = max(1, 4 // tiles)  # an addition takes four cycles: one sum alone would wait for itself
 
     def generate(context, builder, signature, arguments):
-        weights, x, x_step, groups, out, out_step = arguments[2:]
+        weights, x, x_step, groups, out, out_step, ahead = arguments[3:]
         totals = [accumulators(builder, chains) for _ in range(tiles)]
         size = 2048 if name == "float32" else 1024
         with cgutils.for_range(builder, groups, intp=I64) as loop:
@@ -207,7 +231,7 @@ def dot_real(typing, kind, tile, weights, x, x_step, groups, out, out_step):
             numbers = [builder.add(start, builder.mul(x_step, I64(row))) for row in range(tiles)]
             for column, block in enumerate(real_weights(builder, name, here)):
                 if column % (2048 // size) == 0:
-                    prefetch(builder, builder.add(here, I64(AHEAD + column * size // GROUP)))
+                    prefetch(builder, builder.add(builder.add(here, ahead), I64(column * size // GROUP)))
                 for row in range(tiles):
                     one = spread(builder, load(builder, numbers[row], 4 * column, FLOAT, 4), REAL)
                     add_to(builder, totals[row][column % chains], block, one)
@@ -215,8 +239,9 @@ def dot_real(typing, kind, tile, weights, x, x_step, groups, out, out_step):
             values = [builder.load(total) for total in totals[row]]
             while len(values) > 1:
                 values = [builder.fadd(*values[at : at + 2]) for at in range(0, len(values), 2)]
-            place = builder.add(out, builder.mul(out_step, I64(row)))
-            builder.store(values[0], builder.inttoptr(place, REAL.as_pointer()), align=4)
+            place = builder.inttoptr(builder.add(out, builder.mul(out_step, I64(row))), REAL.as_pointer())
+            value = builder.fadd(values[0], builder.load(place, align=4)) if added else values[0]
+            builder.store(value, place, align=4)
         return context.get_dummy_value()
 
-    return types.void(kind, tile, *[types.int64] * 6), generate
+    return types.void(kind, tile, goes_on, *[types.int64] * 7), generate

@@ -1,6 +1,7 @@
 """What a step of the fast engine works on: the numbers of a config, addresses of weights, and room for the work.
 
 R rows of a step, C width, F inner width, H heads, G groups, D head width, L layers, N positions, P threads, V tokens.
+Keys and values lie in pages of 32 positions, which belong to texts by their tables, as in model/paged.py.
 Widths are filled up with zeros, C, F, H D and D to a multiple of 32, D of values and results to one of 16.
 """
 
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+PAGE = 32  # positions of a page
 QKV, O, GATE, UP, DOWN = range(5)
 TOKENS, FIRST, LOGITS = range(3)  # of `now`: rows of this step; the first whose scores are wanted; where they go
 GELU, SWIGLU, RELU2 = range(3)
@@ -16,7 +18,7 @@ GELU, SWIGLU, RELU2 = range(3)
 class Form(NamedTuple):
     """What is compiled separately. Tuples: only their length counts."""
 
-    layers: tuple[int, ...]  # kind of the weights
+    layers: tuple[int, ...]  # form of the matrices (codes.py)
     head: tuple[int, ...]  # kind of the head's
     digits: tuple[int, ...]  # one or three of an activation
     fast: tuple[int, ...]  # 1: with the processor's integer instruction; 2: without
@@ -57,10 +59,10 @@ class Room(NamedTuple):
 
     ids: np.ndarray  # (R,) int64
     at: np.ndarray  # (R,) int64: the position of each
-    slots: np.ndarray  # (R,) int64
+    tables: np.ndarray  # (R, N/32) int64: the pages of its text
     now: np.ndarray  # (3,) int64
-    keys: np.ndarray  # (slots, L, G, N/16, D, 16)
-    values: np.ndarray  # (slots, L, G, D/16, N, 16)
+    keys: np.ndarray  # (pages, L, G, 2, D, 16)
+    values: np.ndarray  # (pages, L, G, D/16, 32, 16)
     stream: np.ndarray  # (R, C)
     normed: np.ndarray  # (P, R, C)
     raw: np.ndarray  # (R, widest): results of a product

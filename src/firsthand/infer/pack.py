@@ -1,12 +1,14 @@
-"""Weights as the fast engine reads them: blocks of 16 rows, column after column, in large pages of memory.
+"""Matrices (codes.py) as the fast engine reads them: blocks of 16 rows, column by column, in large pages of memory.
 
-    kind      a number    bytes of 16 rows x 32 columns    scale
-    float32   4 bytes     2,048: (32, 16)                  none
-    bfloat16  2 bytes     1,024: (16, 16, 2)               none
-    int8      1 byte      512: (8, 16, 4), plus 128        float32, one a row
-    int4      half        256: (4, 16, 4), plus 8          float16, one for 32 neighbours in a row
+    form          bytes of 16 rows x 32 columns    beside them
+    float32       2,048: (32, 16)                  nothing
+    bfloat16      1,024: (16, 16, 2)               nothing
+    int8          512: (8, 16, 4)                  64 a block: scales (16,) float32
+    int8 groups   512: (8, 16, 4)                  32: scales (16,) float16
+    int4          256: (4, 16, 4)                  32: scales (16,) float16
+    int4 lows     256: (4, 16, 4)                  64: scales, then lows (2, 16) float16
 
-Rows are filled up to a multiple of 16 and columns to one of 32 with zeros. A page of the usual 4 KiB would need 33,000
+Rows are filled up to a multiple of 16 with zeros. A page of the usual 4 KiB would need 33,000
 entries in the processor's table of pages for the weights of SmolLM2; it holds about 2,000. Pages of 2 MiB need 65.
 N rows, K columns.
 """
@@ -19,10 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from firsthand.infer.kernels import GROUP, ROWS
-from firsthand.interop.gguf_quantize import q4_0
+from firsthand.infer.codes import GROUP, Matrix
+from firsthand.infer.kernels import BESIDE, ROWS
 
 LARGE = 2 << 20  # bytes of a large page
 BYTES = {"int4": 256, "int8": 512, "bfloat16": 1024, "float32": 2048}  # of 16 rows x 32 columns
@@ -56,58 +57,40 @@ def numbers(shape: Iterable[int], dtype: type = np.float32) -> np.ndarray:
     return room(max(size, 64)).view(dtype)[: int(np.prod(shape))].reshape(shape)
 
 
-def row_scaled(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whole numbers from -127 to 127 and a scale a row: (N, K) -> (N, K) int8, (N, 1) float32."""
-    scale = np.abs(weight).max(axis=1, keepdims=True) / np.float32(127)
-    return np.rint(weight / np.where(scale > 0, scale, 1)).astype(np.int8), scale
-
-
-def group_scaled(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whole numbers from -8 to 7 and a scale for 32 neighbours: (N, K) -> (N, K) int8, (N, K/32) float16."""
-    scale, whole = q4_0(weight.reshape(-1, GROUP))
-    return whole.reshape(weight.shape), scale.reshape(len(weight), -1)
-
-
-def padded(weight: np.ndarray) -> np.ndarray:
-    """Rows up to a multiple of 16, columns to one of 32, with zeros."""
-    N, K = weight.shape
-    return np.pad(weight, ((0, up(N, ROWS) - N), (0, up(K, GROUP) - K)))
-
-
-def meant(weight: Tensor, kind: str) -> Tensor:
-    """What remains of a weight that is stored as a kind: (N, K) -> (N, K) float32."""
-    if kind in ("float32", "bfloat16"):
-        return weight.to(getattr(torch, kind)).float()
-    (N, K), plain = weight.shape, padded(weight.detach().float().numpy())
-    whole, scale = row_scaled(plain) if kind == "int8" else group_scaled(plain)
-    rounded = whole.reshape(len(plain), scale.shape[1], -1) * scale.astype(np.float32)[..., None]
-    return torch.from_numpy(rounded.reshape(plain.shape)[:N, :K].copy())
-
-
 class Packed(NamedTuple):
     """A matrix in blocks."""
 
     weights: np.ndarray  # uint8
-    scales: np.ndarray  # float16, float32, or none
+    scales: np.ndarray  # uint8: whatever stands beside them
 
 
-def packed(weight: np.ndarray, kind: str) -> Packed:
-    """(N, K) float32 -> its blocks."""
-    plain = padded(weight)
-    N, K = plain.shape
-    blocks = (N // ROWS, ROWS)
-    if kind == "float32":
-        return Packed(_columns(plain.reshape(*blocks, K)), np.empty(0, np.float32))
-    if kind == "bfloat16":
-        halves = torch.from_numpy(plain).bfloat16().view(torch.int16).numpy()
-        return Packed(_columns(halves.reshape(*blocks, K // 2, 2)), np.empty(0, np.float32))
-    if kind == "int8":
-        whole, scale = row_scaled(plain)
-        return Packed(_columns((whole.view(np.uint8) ^ 128).reshape(*blocks, K // 4, 4)), scale.reshape(-1))
-    whole, scale = group_scaled(plain)
-    fours = (whole + 8).astype(np.uint8).reshape(*blocks, K // 8, 2, 4)
-    both = fours[:, :, :, 0] | fours[:, :, :, 1] << 4
-    return Packed(_columns(both), _columns(scale.reshape(*blocks, K // GROUP)).view(np.float16))
+def packed(matrix: Matrix) -> Packed:
+    """A matrix -> its blocks."""
+    form, numbers, scales, lows = matrix.each(_to_whole_blocks)
+    N, K = numbers.shape
+    blocks, nothing = (N // ROWS, ROWS), np.empty(0, np.uint8)
+    if form == "float32":
+        return Packed(_columns(numbers.reshape(*blocks, K)), nothing)
+    if form == "bfloat16":
+        halves = torch.from_numpy(numbers).bfloat16().view(torch.int16).numpy()
+        return Packed(_columns(halves.reshape(*blocks, K // 2, 2)), nothing)
+    if form.startswith("int8"):
+        weights = _columns(numbers.reshape(*blocks, K // 4, 4))
+    else:
+        fours = numbers.reshape(*blocks, K // 8, 2, 4)
+        weights = _columns(fours[:, :, :, 0] | fours[:, :, :, 1] << 4)
+    beside = np.stack([scales, lows], axis=2) if lows.size else scales[..., None]  # (N, groups, 1 or 2)
+    return Packed(
+        weights,
+        np.ascontiguousarray(beside.reshape(*blocks, *beside.shape[1:]).transpose(0, 2, 3, 1))
+        .reshape(-1)
+        .view(np.uint8),
+    )
+
+
+def _to_whole_blocks(rows: np.ndarray) -> np.ndarray:
+    """Rows up to a multiple of 16, with zeros: their scales are 0, so whatever a code of 0 means, they are."""
+    return np.pad(rows, ((0, -len(rows) % ROWS), (0, 0)))
 
 
 def _columns(blocks: np.ndarray) -> np.ndarray:
@@ -115,12 +98,12 @@ def _columns(blocks: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(blocks.swapaxes(1, 2)).reshape(-1).view(np.uint8)
 
 
-def packed_bytes(weight: Tensor, kind: str) -> int:
-    """What `Store` takes for a matrix (N, K)."""
-    N, K = weight.shape
-    blocks, groups = -(-N // ROWS), -(-K // GROUP)
-    scales = {"int4": 32 * groups, "int8": 64}.get(kind, 0)
-    return blocks * (groups * BYTES[kind] + scales) + 128
+def packed_bytes(matrix: Matrix) -> int:
+    """What `Store` takes for a matrix."""
+    N, K = matrix.numbers.shape
+    blocks, groups = -(-N // ROWS), K // GROUP
+    beside = 64 if matrix.form == "int8" else BESIDE.get(matrix.form, 0) * groups
+    return blocks * (groups * BYTES[matrix.form.split()[0]] + beside) + 128
 
 
 class Store:
@@ -129,10 +112,10 @@ class Store:
     def __init__(self, size: int):
         self.bytes, self.used = room(size), 0
 
-    def put(self, weight: Tensor, kind: str) -> tuple[int, int]:
+    def put(self, matrix: Matrix) -> tuple[int, int]:
         """Append a matrix: -> the addresses of its weights and of its scales."""
-        weights, scales = packed(weight.detach().float().numpy(), kind)
-        return self._append(weights), self._append(scales.view(np.uint8))
+        weights, scales = packed(matrix)
+        return self._append(weights), self._append(scales)
 
     def _append(self, data: np.ndarray) -> int:
         start = up(self.used, 64)  # the border of a cache line

@@ -3,8 +3,9 @@
 import numpy as np
 from numba import njit
 
+from firsthand.infer.codes import GROUP
 from firsthand.infer.digits import to_digits
-from firsthand.infer.kernels import GROUP, ROWS, dot_real, dot_whole
+from firsthand.infer.kernels import AHEAD, BESIDE, KINDS, ROWS, dot_real, dot_whole
 from firsthand.infer.team import address
 from firsthand.tokenizer.compiled import ALONE, UNWRAPPED
 
@@ -17,6 +18,12 @@ lean = njit(nogil=True, forceinline=True, **ALONE, **UNWRAPPED, **LOOSE)  # pyre
 ordered = njit(nogil=True, forceinline=True, **ALONE, **UNWRAPPED, fastmath={"nnan", "nsz"}, **CHECKED)  # pyrefly: ignore
 exact = njit(nogil=True, forceinline=True, **ALONE, **UNWRAPPED, fastmath={"contract"}, **CHECKED)  # pyrefly: ignore
 f32 = np.float32
+WHOLE = sum(kind.startswith("int") for kind in KINDS)  # so many kinds, the first ones, are whole numbers
+SIZES = tuple({"int4": 256, "int8": 512, "bfloat16": 1024, "float32": 2048}[kind.split()[0]] for kind in KINDS)
+ASIDE = tuple(BESIDE.get(kind, 0) for kind in KINDS)  # bytes of scales for a group of a block; and for a block:
+ROW_SCALES = tuple(64 if kind == "int8" else 0 for kind in KINDS)
+PLAIN = (0,) * (1 + KINDS.index("float32"))
+TILES = (0,), (0, 0, 0, 0), (0, 0, 0, 0, 0, 0, 0, 0)  # vectors that a block is multiplied by at once
 
 
 @lean
@@ -39,7 +46,7 @@ def exponential(x):
 @part
 def ready(kind, digits, source, rows, groups, room, thread):
     """The rows of `source` as a product wants them: addresses of numbers, sums and scales."""
-    if len(kind) > 2:
+    if len(kind) > WHOLE:
         return address(source), 0, 0
     count = len(digits)
     whole, sums, scales = room.digits[thread], room.sums[thread], room.scales[thread]
@@ -53,8 +60,8 @@ def ready(kind, digits, source, rows, groups, room, thread):
 @part
 def tile(kind, form, tiles, where, x, groups, row, out, step):
     """16 rows of a matrix times as many vectors as `tiles` is long."""
-    if len(kind) > 2:
-        dot_real(kind, tiles, where[0], x[0] + row * groups * 128, groups * 128, groups, out, step)
+    if len(kind) > WHOLE:
+        dot_real(kind, tiles, (0,), where[0], x[0] + row * groups * 128, groups * 128, groups, out, step, AHEAD)
     else:
         count, at = len(form.digits), row * groups
         inputs = x[0] + at * 32 * count, x[1] + at * 4 * count, x[2] + at * 4
@@ -64,33 +71,33 @@ def tile(kind, form, tiles, where, x, groups, row, out, step):
 @part
 def product(kind, form, place, x, rows, groups, first, last, out, step):
     """Blocks `first` to `last` of a matrix times all rows, to `out`, whose rows are `step` numbers apart."""
-    size = (256, 512, 1024, 2048)[len(kind) - 1] * groups
-    scale = (32 * groups, 64, 0, 0)[len(kind) - 1]
+    size = SIZES[len(kind) - 1] * groups
+    scale = ASIDE[len(kind) - 1] * groups + ROW_SCALES[len(kind) - 1]
     for block in range(first, last):
         where = place[0] + block * size, place[1] + block * scale
         row = 0
         while row < rows:
             to = out + 4 * (row * step + block * ROWS)
             if rows - row > 4:
-                tile(kind, form, (0, 0, 0, 0, 0, 0, 0, 0), where, x, groups, row, to, 4 * step)
+                tile(kind, form, TILES[2], where, x, groups, row, to, 4 * step)
                 row += 8
             elif rows - row > 1:
-                tile(kind, form, (0, 0, 0, 0), where, x, groups, row, to, 4 * step)
+                tile(kind, form, TILES[1], where, x, groups, row, to, 4 * step)
                 row += 4
             else:
-                tile(kind, form, (0,), where, x, groups, row, to, 4 * step)
+                tile(kind, form, TILES[0], where, x, groups, row, to, 4 * step)
                 row += 1
 
 
 @part
-def many(kind, block, x, step, groups, out, out_step, count):
+def many(goes_on, block, x, step, groups, out, out_step, count, ahead):
     """16 rows of float32 times one to eight vectors, `step` numbers apart."""
     if count == 1:
-        dot_real(kind, (0,), block, x, 4 * step, groups, out, out_step)
+        dot_real(PLAIN, TILES[0], goes_on, block, x, 4 * step, groups, out, out_step, ahead)
     elif count <= 4:
-        dot_real(kind, (0, 0, 0, 0), block, x, 4 * step, groups, out, out_step)
+        dot_real(PLAIN, TILES[1], goes_on, block, x, 4 * step, groups, out, out_step, ahead)
     else:
-        dot_real(kind, (0, 0, 0, 0, 0, 0, 0, 0), block, x, 4 * step, groups, out, out_step)
+        dot_real(PLAIN, TILES[2], goes_on, block, x, 4 * step, groups, out, out_step, ahead)
 
 
 @part

@@ -15,9 +15,8 @@ from itertools import cycle, islice
 
 from torch import Tensor
 
-from firsthand.infer.draw import Drawn, last_scores
+from firsthand.infer.draw import Drawn, Reader, last_scores
 from firsthand.model.cache import Cache
-from firsthand.model.gpt import GPT
 
 LONGEST = 3  # tokens at the end of the text that are looked for; the longest that occurred counts
 
@@ -50,7 +49,7 @@ class Lookup:
 
 
 def draw_guessing(
-    model: GPT, ids: list[int], choose: Callable[[Tensor], int], cache: Cache, lookup: Lookup
+    model: Reader, ids: list[int], choose: Callable[[Tensor], int], cache: Cache, lookup: Lookup
 ) -> Iterator[Drawn]:
     """What `draw` gives, in fewer passes through the model."""
     while True:

@@ -13,10 +13,10 @@ allocation and without a look at the types. Every thread runs all of it, and tak
 
 What is short (norms, rounding to integers) every thread does for itself: a barrier more would cost longer.
 
-The keys of a row are kept like a matrix in blocks of 16 positions, the values like one in blocks of 16 features: so
+The keys of a page are kept like a matrix in blocks of 16 positions, the values like one in blocks of 16 features: so
 attention is two products of the same kind as all others, and no sum goes across a register there either.
-In a prompt all new tokens are rows of one step that share a slot. Their keys and values are written before the barrier,
-and each looks only as far as itself.
+In a prompt all new tokens are rows of one step with the same table of pages. Their keys and values are written before
+the barrier, and each looks only as far as itself.
 
 The letters are those of layout.py.
 """
@@ -25,8 +25,9 @@ from functools import partial
 
 import numpy as np
 
-from firsthand.infer.kernels import GROUP, ROWS
-from firsthand.infer.layout import DOWN, FIRST, GATE, GELU, LOGITS, QKV, SWIGLU, TOKENS, UP, O
+from firsthand.infer.codes import GROUP
+from firsthand.infer.kernels import ROWS
+from firsthand.infer.layout import DOWN, FIRST, GATE, GELU, LOGITS, PAGE, QKV, SWIGLU, TOKENS, UP, O
 from firsthand.infer.parts import exponential, f32, largest_of, lean, many, normalise, part, product, ready, up
 from firsthand.infer.team import GO, LINE, READY, STATE, address, await_work, claim, meet, write
 from firsthand.tokenizer.compiled import ALONE, compiled
@@ -63,11 +64,10 @@ def look(form, shape, weights, room, layer, x, rows, thread, threads):
     wide = up(D, ROWS)
     first, last = share(H + 2 * G, thread, threads)
     blocks, width = wide // ROWS, room.raw.shape[1]
-    place = weights.places[layer, QKV]
     product(
         form.layers,
         form,
-        place,
+        weights.places[layer, QKV],
         x,
         rows,
         up(C, GROUP) // GROUP,
@@ -77,7 +77,8 @@ def look(form, shape, weights, room, layer, x, rows, thread, threads):
         width,
     )
     for row in range(rows):
-        at, slot = room.at[row], room.slots[row]
+        at = room.at[row]
+        page, place = room.tables[row, at // PAGE], at % PAGE
         for head in range(first, last):
             new = room.raw[row, head * wide : head * wide + D]
             bias = weights.biases[layer, QKV, head * wide : head * wide + D]
@@ -90,13 +91,13 @@ def look(form, shape, weights, room, layer, x, rows, thread, threads):
                 for i in range(D):
                     query[i] = new[i] * scale
             elif head < H + G:
-                key = room.keys[slot, layer, head - H, at // ROWS]
+                key = room.keys[page, layer, head - H, place // ROWS]
                 for i in range(D):
-                    key[i, at % ROWS] = new[i]
+                    key[i, place % ROWS] = new[i]
             else:
-                value = room.values[slot, layer, head - H - G]
+                value = room.values[page, layer, head - H - G]
                 for i in range(D):
-                    value[i // ROWS, at, i % ROWS] = new[i]
+                    value[i // ROWS, place, i % ROWS] = new[i]
 
 
 @lean
@@ -118,26 +119,32 @@ def soften(scores, low, high):
 @part
 def look_back(shape, room, layer, row, first, count, thread):
     """Attention of a row's heads `first` to `first + count`, which are of one group: into `mixed`."""
-    D, at, slot = shape.d_head, room.at[row], room.slots[row]
+    D, at, pages = shape.d_head, room.at[row], room.tables[row]
     low, high = max(0, at + 1 - shape.window), at + 1
-    start, end = low // GROUP * GROUP, up(high, GROUP)
+    start, end = low // PAGE, up(high, PAGE) // PAGE
     group = first // (shape.n_head // shape.n_kv_head)
-    keys, values = room.keys[slot, layer, group], room.values[slot, layer, group]
     scores, mixed = room.scores[thread], room.head[thread]
-    N, wide, deep = scores.shape[1], mixed.shape[1], keys.shape[1]
-    kind = (0, 0, 0, 0)
-    query, to = address(room.queries[row, first]), address(scores)
-    for block in range(start // ROWS, up(high, ROWS) // ROWS):
-        many(kind, address(keys[block]), query, deep, deep // GROUP, to + 64 * block, 4 * N, count)
+    N, wide, deep = scores.shape[1], mixed.shape[1], room.keys.shape[4]
+    query, to, out = address(room.queries[row, first]), address(scores), address(mixed)
+    for page in range(start, end):
+        keys = address(room.keys[pages[page], layer, group])
+        ahead = address(room.keys[pages[min(page + 1, end - 1)], layer, group]) - keys
+        for block in range(PAGE // ROWS):
+            here = to + 4 * (PAGE * page + ROWS * block)
+            many((0,), keys + 64 * deep * block, query, deep, deep // GROUP, here, 4 * N, count, ahead)
     for head in range(count):
-        soften(scores[head, start:end], low - start, high - start)
-    for block in range(wide // ROWS):
-        here = address(values[block]) + 64 * start
-        many(kind, here, to + 4 * start, N, (end - start) // GROUP, address(mixed) + 64 * block, 4 * wide, count)
+        soften(scores[head, PAGE * start : PAGE * end], low - PAGE * start, high - PAGE * start)
+        mixed[head] = f32(0)
+    for page in range(start, end):
+        values = address(room.values[pages[page], layer, group])
+        ahead = address(room.values[pages[min(page + 1, end - 1)], layer, group]) - values
+        for block in range(wide // ROWS):
+            here, weight = values + 64 * PAGE * block, to + 4 * PAGE * page
+            many((0, 0), here, weight, N, PAGE // GROUP, out + 64 * block, 4 * wide, count, ahead)
     for head in range(count):
-        out = room.mixed[row, (first + head) * D : (first + head + 1) * D]
+        to_stream = room.mixed[row, (first + head) * D : (first + head + 1) * D]
         for i in range(D):
-            out[i] = mixed[head, i]
+            to_stream[i] = mixed[head, i]
 
 
 @part

@@ -84,6 +84,18 @@ def check_room(held: int, new: int, room: int) -> None:
         raise ModelError(f"{new} tokens{after} exceed the {room} positions; shorten by {over}", code=2)
 
 
+def real_counts(cache: Cache, B: int, T: int, lengths: Tensor | None) -> Tensor:
+    """How many of T new ids are real in each of B rows, checked against what a cache has room for: -> (B,)."""
+    counts, held = torch.full((B,), T) if lengths is None else lengths.cpu(), cache.lengths
+    if len(held) != B:
+        raise ModelError(f"ids have {B} rows and the cache {len(held)}; make it with batch={B}")
+    if counts.shape != (B,) or (counts < 0).any() or (counts > T).any():
+        raise ModelError(f"lengths are {counts.tolist()}; give {B} numbers from 0 to {T}, the real ids of each row")
+    fullest = int((held + counts).argmax())
+    check_room(int(held[fullest]), int(counts[fullest]), cache.capacity)
+    return counts
+
+
 def shortened(held: Tensor, lengths: Tensor | int) -> Tensor:
     """The lengths to rewind to, one a row, checked."""
     wanted = torch.as_tensor(lengths).cpu()

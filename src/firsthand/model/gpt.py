@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from firsthand.errors import ModelError
 from firsthand.model.attention import Attend, Attention, Pass, attend, visible
-from firsthand.model.cache import Cache, check_room
+from firsthand.model.cache import Cache, StaticCache, check_room, real_counts
 from firsthand.model.config import ModelConfig
 from firsthand.model.layers import mlp, norm, rotary
 
@@ -89,6 +89,14 @@ class GPT(nn.Module):
         """Scores of every possible next token: (B, T) -> (B, T, V)."""
         return self.head(self.hidden(ids, cache, lengths))
 
+    def last(self, ids: Tensor, count: int, cache: Cache | None = None) -> Tensor:
+        """Scores after the last `count` ids of every row; the head reads no others: (B, T) -> (B, count, V)."""
+        return self.head(self.hidden(ids.to(self.embed.weight.device), cache)[:, -count:])
+
+    def new_cache(self, batch: int = 1, length: int | None = None) -> Cache:
+        """A cache for so many rows of at most so many tokens."""
+        return StaticCache(self.config, batch, length)
+
     def hidden(self, ids: Tensor, cache: Cache | None = None, lengths: Tensor | None = None) -> Tensor:
         """What the head reads, after the last norm: (B, T) -> (B, T, C).
 
@@ -135,13 +143,7 @@ class GPT(nn.Module):
     def _look_back(self, ids: Tensor, cache: Cache, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The same among what the cache holds: (T,) when all rows agree, else (B, T)."""
         (B, T), context, held = ids.shape, self.config.context_length, cache.lengths
-        counts = torch.full((B,), T) if lengths is None else lengths.cpu()
-        if len(held) != B:
-            raise ModelError(f"ids have {B} rows and the cache {len(held)}; make it with batch={B}")
-        if counts.shape != (B,) or (counts < 0).any() or (counts > T).any():
-            raise ModelError(f"lengths are {counts.tolist()}; give {B} numbers from 0 to {T}, the real ids of each row")
-        fullest = int((held + counts).argmax())
-        check_room(int(held[fullest]), int(counts[fullest]), cache.capacity)
+        counts = real_counts(cache, B, T, lengths)
         keys, start = cache.begin(counts, T), int(held[0])
         alike = bool((held == start).all())
         positions = torch.arange(T) + (start if alike else held[:, None])

@@ -68,10 +68,17 @@ class Pool:
     def copy(self, block: int) -> int:
         """The block to write into instead of one that others read too."""
         fresh = self.take()
-        if self.store is not None:
-            self.store[:, :, fresh] = self.store[:, :, block]
+        self.duplicate(block, fresh)
         self.drop(block)
         return fresh
+
+    def duplicate(self, block: int, fresh: int) -> None:
+        """Let one block hold what another holds."""
+        if self.store is not None:
+            self.store[:, :, fresh] = self.store[:, :, block]
+
+    def clear(self, block: int, first: int) -> None:
+        """What stands in a block from its token `first` on belongs to no text: here it is never read."""
 
     def tokens(self, layer: int, like: Tensor) -> Tensor:
         """Keys and values of a layer, token by token: (2, tokens, G, D)."""
@@ -96,6 +103,7 @@ class Row:
     blocks: list[int] = field(default_factory=list)
     length: int = 0
     names: list[bytes] = field(default_factory=list)
+    torn: bool = False  # whether the last block may hold more than the tokens taken
 
 
 class PagedCache:
@@ -144,11 +152,16 @@ class PagedCache:
         """End the text of a row; its blocks are free, unless others share them."""
         self._shorten(self.rows[row], 0)
 
-    def begin(self, counts: Tensor, T: int) -> Tensor:
-        size, self.counts = self.pool.size, counts.tolist()
+    def reserve(self, counts: Tensor) -> None:
+        """Take the blocks for so many new tokens of each row: (B,)."""
+        self.counts = counts.tolist()
         self._check_blocks()
         for row, count in zip(self.rows, self.counts, strict=True):
             self._make_room(row, count)
+
+    def begin(self, counts: Tensor, T: int) -> Tensor:
+        self.reserve(counts)
+        size = self.pool.size
         ends, nothing = self.lengths + counts, self.pool.blocks
         keys = torch.arange(max(1, int(ends.max())))
         width = -(-len(keys) // size)
@@ -175,10 +188,15 @@ class PagedCache:
 
     def _make_room(self, row: Row, count: int) -> None:
         at = row.length // self.pool.size
-        if count and at < len(row.blocks):
+        if not count:
+            return
+        if at < len(row.blocks):
             if self.pool.references[row.blocks[at]] > 1:
                 row.blocks[at] = self.pool.copy(row.blocks[at])
             self.pool.forget(row.blocks[at])
+            if row.torn:
+                self.pool.clear(row.blocks[at], row.length % self.pool.size)
+        row.torn = True  # until what comes now has come to its end
         while len(row.blocks) * self.pool.size < row.length + count:
             row.blocks.append(self.pool.take())
 
@@ -193,6 +211,7 @@ class PagedCache:
         for row, count in zip(self.rows, self.counts, strict=True):
             full = row.length // self.pool.size
             row.length += count
+            row.torn = row.torn and not count
             for at in range(full, min(row.length // self.pool.size, len(row.names))):
                 self.pool.name(row.blocks[at], row.names[at])
 
@@ -206,11 +225,12 @@ class PagedCache:
             self.pool.drop(block)
         if length < row.length or not length:  # what comes next may be another text
             row.names = row.names[: length // self.pool.size]
+        row.torn = row.torn or length < row.length
         row.blocks, row.length = row.blocks[:kept], length
 
     def select(self, rows: Tensor) -> None:
         copies = [
-            Row([*old.blocks], old.length, [*old.names])
+            Row([*old.blocks], old.length, [*old.names], old.torn)
             for old in (self.rows[row] for row in chosen(rows, len(self.rows)))
         ]
         for block in (block for row in copies for block in row.blocks):
@@ -220,7 +240,7 @@ class PagedCache:
         self.rows += [Row() for _ in range(len(copies) - len(self.rows))]
         del self.rows[len(copies) :]
         for row, copy in zip(self.rows, copies, strict=True):  # into the same rows: a cache made by `at` shares them
-            row.blocks, row.length, row.names = copy.blocks, copy.length, copy.names
+            row.blocks, row.length, row.names, row.torn = copy.blocks, copy.length, copy.names, copy.torn
 
     def bytes(self) -> Bytes:
         """Of the blocks that rows hold, each once though many share it. The pool itself is allocated whole."""
