@@ -33,7 +33,7 @@ def test_two_conversations_in_a_row_by_hand():
     assert batch.inputs.tolist() == [[5, 6, 7, 8, 1, 2], [4, 10, 1, 0, 0, 0]]
     # 9, the last of A, is only a target, and nothing predicts the first of B
     assert batch.targets.tolist() == [[IGNORE, IGNORE, 8, 9, 2, 3], [10, IGNORE, 2, IGNORE, IGNORE, IGNORE]]
-    assert batch.positions.tolist() == [[0, 1, 2, 3, 0, 1], [0, 1, 2, 0, 0, 0]]
+    assert batch.positions.tolist() == [[0, 1, 2, 3, 0, 1], [0, 1, 2, 0, 1, 2]]
     assert (batch.lengths.tolist(), batch.count) == ([6, 3], 6)
 
 

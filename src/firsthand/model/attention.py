@@ -92,12 +92,6 @@ def visible(positions: Tensor, keys: Tensor, window: int | None) -> Tensor:
     return mask if mask.dim() == 2 else mask[:, None]
 
 
-def apart(positions: Tensor) -> Tensor:
-    """True where two tokens of a row belong to one text; every 0 begins another: (B, T) -> (B, 1, T, T)."""
-    texts = (positions == 0).cumsum(dim=1)
-    return (texts[:, :, None] == texts[:, None, :])[:, None]
-
-
 class Pass(NamedTuple):
     """What all layers of one forward pass share."""
 

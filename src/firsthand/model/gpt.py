@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from firsthand.errors import ModelError
-from firsthand.model.attention import Attend, Attention, Pass, apart, attend, visible
+from firsthand.model.apart import Apart
+from firsthand.model.attention import Attend, Attention, Pass, attend, visible
 from firsthand.model.cache import Cache, check_room
 from firsthand.model.config import ModelConfig
 from firsthand.model.layers import mlp, norm, rotary
@@ -100,13 +101,13 @@ class GPT(nn.Module):
         """
         if ids.dim() != 2:
             raise ModelError(f"ids have shape {tuple(ids.shape)}; give rows of ids (B, T), for one row ids[None]")
-        if cache is None:
-            at, mask = self._look(ids, positions)
-        else:
-            assert positions is None, "what continues a cache is one text"
-            at, mask = self._look_back(ids, cache, lengths)
+        attend = self.attend
+        at, mask = self._look(ids) if cache is None else self._look_back(ids, cache, lengths)
+        if positions is not None:
+            assert cache is None, "what continues a cache is one text"
+            at, mask, attend = positions, None, Apart(positions, self.config.window, attend)
         x = self.dropout(self._embed(ids, at))
-        x = self._through(x, Pass(self._rotary(at), mask, cache, self.attend), 0, None)
+        x = self._through(x, Pass(self._rotary(at), mask, cache, attend), 0, None)
         if cache is not None:
             cache.advance()
         return self.norm(x)
@@ -132,13 +133,11 @@ class GPT(nn.Module):
             x = checkpoint(block, x, this, use_reentrant=False) if again else block(x, this)
         return x
 
-    def _look(self, ids: Tensor, restarts: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Where the tokens stand: (T,), or (B, T) as given; and what each may look at, None where plainly causal."""
+    def _look(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Where the tokens stand: (T,); and the mask of what each may look at, None where plainly causal."""
         T, window = ids.shape[1], self.config.window
         check_room(0, T, self.config.context_length)
         positions = torch.arange(T, device=ids.device)
-        if restarts is not None:
-            return restarts, visible(positions, positions, window) & apart(restarts)
         return positions, None if (window or T) >= T else visible(positions, positions, window)
 
     def _look_back(self, ids: Tensor, cache: Cache, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -52,13 +52,16 @@ def facts(packing: Sequence[Sequence[Example]], room: int) -> dict[str, Any]:
 
 
 def packed(packing: Sequence[Sequence[Example]]) -> Batch:
-    """Inputs (B, T), targets (B, T) and positions (B, T), which are 0 where a row is padded; count: learned targets."""
+    """Inputs (B, T), targets (B, T) and positions (B, T); count: learned targets. Padding is cut into texts as well."""
     joined = [[rows([example]) for example in row] for row in packing]  # (1, n - 1) each
     lengths = torch.tensor([sum(one.inputs.shape[1] for one in row) for row in joined])
     inputs = torch.zeros(len(packing), int(lengths.max()), dtype=torch.long)
-    targets, positions = torch.full_like(inputs, IGNORE), torch.zeros_like(inputs)
+    targets = torch.full_like(inputs, IGNORE)
+    longest = max(one.inputs.shape[1] for row in joined for one in row)
+    positions = torch.arange(inputs.shape[1]).expand_as(inputs).clone()
     for b, (row, length) in enumerate(zip(joined, lengths.tolist(), strict=True)):
         inputs[b, :length] = torch.cat([one.inputs[0] for one in row])
         targets[b, :length] = torch.cat([one.targets[0] for one in row])
         positions[b, :length] = torch.cat([torch.arange(one.inputs.shape[1]) for one in row])
+        positions[b, length:] = (positions[b, length:] - length) % longest  # no text of padding is the longest
     return Batch(inputs, targets, lengths, sum(one.count for row in joined for one in row), positions)
