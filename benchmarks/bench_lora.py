@@ -9,12 +9,7 @@ must those after the first updates. Peak memory is the most that a process ever 
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
-import time
 from pathlib import Path
-from statistics import median
 
 BATCH, LENGTH, RANK, ALPHA, WARM, ROUNDS = 4, 128, 8, 16, 2, 5
 FOLDER = Path("/tmp") / "firsthand-bench-lora"
@@ -132,76 +127,6 @@ def peft(dtype):
     return step
 
 
-def serve(side: str, dtype: str, threads: str) -> None:
-    """Build a side, then take one step for every line of input; seconds, loss, peak memory in MB."""
-    import torch
-
-    torch.set_num_threads(int(threads))
-    step = {"ours": ours, "peft": peft}[side](dtype)
-    print(json.dumps([0, 0, 0]), flush=True)
-    for _ in sys.stdin:
-        begin = time.perf_counter()
-        loss = step()
-        seconds = time.perf_counter() - begin
-        print(json.dumps([seconds, loss, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]), flush=True)
-
-
-class Side:
-    """A process that takes a step when it is told to."""
-
-    def __init__(self, name: str, dtype: str, threads: int):
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, "--serve", name, dtype, str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.read()
-
-    def read(self) -> list[float]:
-        for line in self.process.stdout:
-            if line.startswith("["):  # a library may have something to say as well
-                return json.loads(line)
-        raise SystemExit(f"a side ended without a word (exit code {self.process.wait()})")
-
-    def step(self) -> list[float]:
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        answer = self.read()
-        time.sleep(0.3)  # until its threads stop spinning
-        return answer
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def compare(dtype: str, threads: int, rounds: int) -> dict:
-    """Both sides in turn: seconds a step, the ratio of each round, and the most memory each ever held."""
-    sides = [Side(name, dtype, threads) for name in ("ours", "peft")]
-    warm = [[side.step()[1] for side in sides] for _ in range(WARM)]
-    tolerance = 1e-4 if dtype == "float32" else 5e-3
-    for mine, theirs in warm:
-        assert abs(mine - theirs) < tolerance * theirs, f"{dtype}: not the same loss, {warm}"
-    taken = [[side.step() for side in sides] for _ in range(rounds)]
-    for side in sides:
-        side.close()
-    ratios = [theirs[0] / mine[0] for mine, theirs in taken]
-    assert all(abs(mine[1] - theirs[1]) < 10 * tolerance * theirs[1] for mine, theirs in taken), taken
-    seconds, memory = ([median(one[kind] for one in column) for column in zip(*taken, strict=True)] for kind in (0, 2))
-    return {
-        "dtype": dtype,
-        "threads": threads,
-        "ours_seconds": round(seconds[0], 3),
-        "peft_seconds": round(seconds[1], 3),
-        "ratio": round(median(ratios), 2),
-        "ratios": [round(min(ratios), 2), round(max(ratios), 2)],
-        "ours_peak_mb": round(memory[0]),
-        "peft_peak_mb": round(memory[1]),
-        "losses": [warm[0], taken[-1][0][1:2] + taken[-1][1][1:2]],
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
@@ -211,12 +136,18 @@ def main() -> None:
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
-        return serve(*given.serve)
+        import torch
+        from sides import serve
+
+        name, dtype, threads = given.serve
+        torch.set_num_threads(int(threads))
+        return serve({"ours": ours, "peft": peft}[name](dtype))
     from record import record
+    from sides import compare
 
     prepare()
     for dtype in [given.only] if given.only else DTYPES:
-        found = compare(dtype, given.threads, given.rounds)
+        found = compare(__file__, ("ours", "peft"), dtype, given.threads, WARM, given.rounds)
         print(json.dumps(found)) if given.dry else record("lora.step", "python benchmarks/bench_lora.py", found)
     for path in FOLDER.iterdir():
         path.unlink()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results.jsonl"
 PACKAGES = ("numpy", "numba", "torch", "tiktoken", "tokenizers", "rustbpe", "transformers", "litgpt", "peft")
-PACKAGES += ("xllamacpp",)  # llama.cpp, prebuilt
+PACKAGES += ("trl", "xllamacpp")  # llama.cpp, prebuilt
 
 
 def processor() -> str:

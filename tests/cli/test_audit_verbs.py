@@ -127,8 +127,8 @@ def test_the_page_shows_the_numbers_and_the_mask(folder, monkeypatch):
     assert "leaky.jsonl:1 = good.jsonl:8" in html and "<svg" in html and "stop" in html
     masked = runs.masked("good.jsonl", tokenizer="t", count=1)
     html = page("Title", "", [mask_chapter(masked)], "")
-    assert html.count('class="chip c2"') == 5  # Yes. and the end
-    assert 'title="assistant, weight 0.2"' in html
+    assert html.count('class="chip c2 learned"') == 5  # Yes. and the end
+    assert 'title="assistant, learned, weight 0.2"' in html
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_the_page_shows_the_numbers_and_the_mask(folder, monkeypatch):
         (("mask", "spam.csv"), "texts with labels: none of their tokens is learned"),
         (("mask", "good.jsonl", "--first", "41"), "--first 41 is not there: 40 examples fit"),
         (("mask", "good.jsonl", "--first", "0"), "Use 1 to 40"),
-        (("mask", "good.jsonl", "--context", "3"), "0 examples fit"),
+        (("mask", "good.jsonl", "--context", "3"), "no row of good.jsonl can be used within 3 tokens"),
     ],
 )
 def test_mistakes_end_in_one_line(run, words, said):

@@ -18,7 +18,11 @@ from firsthand.linear.shrink import described, layers, plain, shrink, trainable
 from firsthand.model.assemble import weights
 from firsthand.model.cache import StaticCache
 from firsthand.model.gpt import GPT
+from firsthand.objectives.pretrain import Pretrain
 from firsthand.tokenizer.simple import CharTokenizer
+from firsthand.training.config import TrainConfig
+from firsthand.training.groups import build
+from firsthand.training.loop import steps
 
 LETTERS = CharTokenizer("abcdefghijk")
 KINDS = {  # of a layer, and settings that fit the tiny models
@@ -260,6 +264,34 @@ def test_a_quantized_model_is_not_trained_by_accident():
     trainable(model)
     trainable(tiny())
     trainable(plain(shrunk("int4")))
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "llama", "qwen2"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "int8-dynamic"])
+def test_a_step_of_training_moves_the_adapters_alone_and_as_around_plain_layers(kind, variant):
+    model = shrunk(kind, variant)
+    twins = (model, plain(model))
+    for twin in twins:
+        change(twin, "lora", ["attention.*", "mlp.*"], settings_of(Lora(rank=2)))
+        lora.initialise(twin, "default", seed=1)
+        for number, layer in enumerate(lora.adapted(twin)):
+            layer.adapter("default").b.data.normal_(generator=torch.Generator().manual_seed(number))
+    before = {name: one.clone() for name, one in weights(model).items()}
+    batch = Pretrain().collate(list(ids(2, 9).numpy()))
+    gradients = []
+    for twin in twins:
+        Pretrain().loss(twin, batch).total.backward()
+        gradients.append({name: one.grad for name, one in twin.named_parameters() if one.grad is not None})
+    few, whole = gradients
+    assert few
+    assert few.keys() == whole.keys() == {name for name in before if name.endswith((".a", ".b"))}
+    for name, gradient in few.items():
+        assert gap(gradient, whole[name]) < 1e-10 * max(1.0, float(gradient.abs().max()))
+    model.zero_grad()
+    optimizer = build(model, TrainConfig(learning_rate=0.1, min_learning_rate=0.1))
+    next(steps(model, Pretrain(), iter([batch]), optimizer))
+    moved = {name for name, one in weights(model).items() if not torch.equal(one, before[name])}
+    assert moved == few.keys()
 
 
 def test_an_adapter_is_not_merged_into_it():

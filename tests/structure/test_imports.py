@@ -47,6 +47,8 @@ OUTSIDE = {  # an outside library belongs to the one place that needs it
     "tiktoken": set(),
     "tokenizers": set(),
     "peft": set(),
+    "trl": set(),
+    "datasets": set(),
     "gguf": set(),
     "xllamacpp": set(),
     "llguidance": {"infer/constrain.py"},

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from firsthand.errors import CheckpointError
+from firsthand.run import audit as audits
 from firsthand.study import chapters, page, plots, report
 from firsthand.study.attention import attention_grid, attention_map
+from firsthand.study.audit import audit_page, mask_page
 from firsthand.study.choices import choices
 from firsthand.study.embeddings import embedding_map, neighbours
 from firsthand.study.tokens import token_lengths, window_picture
+from firsthand.tokenizer.bpe import Tokenizer
 
 PAYLOADS = [
     "</script><script>alert(1)</script>",
@@ -116,6 +119,35 @@ def hostile_journey(run, bad: str) -> dict:
         },
         "stage of tomorrow": {"lines": [bad]},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", PAYLOADS)
+def test_pages_about_data_show_hostile_text_as_text(bad, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    special = {"<|endoftext|>": 256}
+    tokens = [*(bytes([byte]) for byte in range(256)), b"<|endoftext|>"]
+    Tokenizer(tokens, [], special_tokens=special).save(tmp_path / "t")
+    written = re.sub("[\ud800\x00]", "", bad)  # half a character, or none, is refused in a record
+    pairs = [{"prompt": f"{written}{at}", "chosen": written, "rejected": f"no {written}"} for at in range(9)]
+    name = re.sub("[/\n]", "", written)[:60] + ".jsonl"  # what a file may be called
+    (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in pairs * 2))
+    facts = audits.masked(name, tokenizer="t", count=2)
+    shown = mask_page(tmp_path / "mask.html", facts).read_text(encoding="utf-8")
+    read = assert_harmless(shown)
+    tokens = [token for row in facts["rows"] for token in row["tokens"]]
+    titles = [value for tag, key, value in read.attributes if (tag, key) == ("span", "title")]
+    assert titles == [
+        f"{one['role']}, {'learned' if one['trained'] else 'only read'}, weight {one['weight']:.3g}" for one in tokens
+    ]
+    assert [word for word in read.words if word == "assistant"] == ["assistant"] * 4  # two pairs, two answers each
+    found = audits.check(name, tokenizer="t", allow_leakage=True)
+    checked = audit_page(tmp_path / "check.html", {"source": name, **found.facts()})
+    assert_harmless(checked.read_text(encoding="utf-8"))
+    labelled = [{"text": f"{written} {at}", "label": written if at % 2 else "ham"} for at in range(20)]
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled))
+    found = audits.check("labels.jsonl", tokenizer="t", allow_leakage=True)
+    checked = audit_page(tmp_path / "labels.html", {"source": "labels.jsonl", **found.facts()})
+    assert_harmless(checked.read_text(encoding="utf-8"))
 
 
 def write_run(run, said: str = "said", prompt: str = "The ") -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from firsthand.errors import ModelError
+from firsthand.model.apart import Apart
 from firsthand.model.attention import Attend, Attention, Pass, attend, visible
 from firsthand.model.cache import Cache, StaticCache, check_room, real_counts
 from firsthand.model.config import ModelConfig
@@ -97,17 +98,24 @@ class GPT(nn.Module):
         """A cache for so many rows of at most so many tokens."""
         return StaticCache(self.config, batch, length)
 
-    def hidden(self, ids: Tensor, cache: Cache | None = None, lengths: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, ids: Tensor, cache: Cache | None = None, lengths: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """What the head reads, after the last norm: (B, T) -> (B, T, C).
 
         With a cache, `ids` continue what it holds, and it is advanced. Rows are padded on the right; `lengths` (B,)
         counts the ids that are real, for the cache alone: causality already hides everything on the right.
+        Without a cache a row may hold several texts: `positions` (B, T) begin at 0 in each, and none sees another.
         """
         if ids.dim() != 2:
             raise ModelError(f"ids have shape {tuple(ids.shape)}; give rows of ids (B, T), for one row ids[None]")
-        positions, mask = self._look(ids) if cache is None else self._look_back(ids, cache, lengths)
-        x = self.dropout(self._embed(ids, positions))
-        x = self._through(x, Pass(self._rotary(positions), mask, cache, self.attend), 0, None)
+        attend = self.attend
+        at, mask = self._look(ids) if cache is None else self._look_back(ids, cache, lengths)
+        if positions is not None:
+            assert cache is None, "what continues a cache is one text"
+            at, mask, attend = positions, None, Apart(positions, self.config.window, attend)
+        x = self.dropout(self._embed(ids, at))
+        x = self._through(x, Pass(self._rotary(at), mask, cache, attend), 0, None)
         if cache is not None:
             cache.advance()
         return self.norm(x)

@@ -17,18 +17,20 @@ IGNORE = -100  # a target that is not learned: the prompt of an instruction, the
 class Batch:
     """Rows of equal length, padded on the right: inputs (B, T), targets (B, T) or (B,), lengths (B,).
 
-    `count` says over how many things (tokens, rows, pairs) the sum of the loss runs.
+    `count` says over how many things (tokens, rows, pairs) the sum of the loss runs. `positions` (B, T) are there where
+    a row holds several texts, and begin again at 0 with each of them.
     """
 
     inputs: Tensor
     targets: Tensor
     lengths: Tensor
     count: int
+    positions: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
         moved = {name: getattr(self, name).to(device) for name in ("inputs", "targets", "lengths")}
-        return replace(self, **moved)
+        return replace(self, **moved, positions=None if self.positions is None else self.positions.to(device))
 
 
 @dataclass(frozen=True)

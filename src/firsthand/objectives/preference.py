@@ -10,6 +10,8 @@ whole answers, summed over their tokens; `ratio` is that of the model minus that
     simpo   -log sigmoid(beta (mean_chosen - mean_rejected) - margin)      Meng et al. 2024, arXiv:2405.14734, eq. 6
 
 orpo and simpo use means over the tokens of an answer and need no reference. All are in nats: (B,), (B,) -> (B,).
+Two differ from trl, which takes means over tokens in ipo as well (for answers of n tokens its beta is n times ours),
+and in orpo learns the prompt too; tests/objectives/test_preference_trl.py holds all four to it.
 """
 
 from collections.abc import Sequence

@@ -42,7 +42,7 @@ class Pretrain:
 def next_token_loss(model: Any, batch: Batch) -> Tensor:
     """What a model loses on the targets of a batch: (B, T) -> their sum, in nats."""
     rows = max(1, ROOM // model.config.vocab_size)
-    return token_loss(model.hidden(batch.inputs), model.head, batch.targets, rows)
+    return token_loss(model.hidden(batch.inputs, positions=batch.positions), model.head, batch.targets, rows)
 
 
 def token_loss(hidden: Tensor, head: Callable[[Tensor], Tensor], targets: Tensor, rows: int = ROOM) -> Tensor:

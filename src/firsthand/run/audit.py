@@ -144,12 +144,13 @@ def masked(
         raise ConfigError(
             f"{files.shown(source)} holds texts with labels: none of their tokens is learned. Give answers"
         )
-    path = locate(source)
-    found: list[Example] = examples(
-        [_inside(path).get("train", path)], kind, chat, _length(context_length, fits), SKIP, Counts()
-    )
+    path, length = locate(source), _length(context_length, fits)
+    found: list[Example] = examples([_inside(path).get("train", path)], kind, chat, length, SKIP, Counts())
+    if not found:
+        where = files.shown(source)
+        raise ConfigError(f"no row of {where} can be used within {length:,} tokens; firsthand data check says why")
     if not 1 <= first <= len(found):
-        raise ConfigError(f"--first {first} is not there: {len(found):,} examples fit. Use 1 to {max(len(found), 1):,}")
+        raise ConfigError(f"--first {first} is not there: {len(found):,} examples fit. Use 1 to {len(found):,}")
     rows = mask.views(found[first - 1 : first - 1 + count], chat)
     learned = sum(token.trained for row in rows for token in row.tokens)
     return {

@@ -1,5 +1,6 @@
 """Pages about fine-tuning data: what the preflight found, and the mask of a batch token by token."""
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from firsthand.study.page import (
 
 Result = dict[str, Any]
 GROUNDS = {"system": "c4", "user": "c1", "assistant": "c3", "tool": "c0"}
-LEARNED = "c2"
+LEARNED = "c2 learned"
 
 
 def audit_page(target: Path, result: Result) -> Path:
@@ -107,8 +108,8 @@ def mask_chapter(result: Result) -> Section:
     """A batch token by token."""
     parts = [
         paragraph(
-            "Green tokens are learned; the others are only read. The colour of those says who speaks: "
-            "system violet, user sand, assistant rose. Point at a token to read its role and weight."
+            "Green, underlined tokens are learned; the others are only read. Who speaks stands before every turn. "
+            "Point at a token to read its role, whether it is learned, and its weight in the loss of the batch."
         )
     ]
     for row in result["rows"]:
@@ -121,10 +122,15 @@ def mask_chapter(result: Result) -> Section:
 
 
 def _tokens(tokens: list[Result]) -> Html:
-    """Chips, green where learned."""
-    spans = "".join(
-        f'<span class="chip {LEARNED if token["trained"] else GROUNDS[token["role"]]}" '
-        f'title="{text(token["role"])}, weight {token["weight"]:.3g}">{text(label(token["token"]))}</span>'
-        for token in tokens
+    """Chips, green and underlined where learned; one paragraph for each who speaks."""
+    turns = (
+        f'<p class="chips"><b>{text(role)}</b> {"".join(_chip(token) for token in said)}</p>'
+        for role, said in groupby(tokens, key=lambda token: token["role"])
     )
-    return Html(f'<p class="chips">{spans}</p>')
+    return Html("".join(turns))
+
+
+def _chip(token: Result) -> str:
+    look, state = (LEARNED, "learned") if token["trained"] else (GROUNDS[token["role"]], "only read")
+    title = f"{token['role']}, {state}, weight {token['weight']:.3g}"
+    return f'<span class="chip {look}" title="{text(title)}">{text(label(token["token"]))}</span>'
