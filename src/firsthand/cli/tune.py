@@ -35,10 +35,10 @@ def finetune(model: str, *settings: str, resume: bool = False, dry_run: bool = F
 
         if dry_run:
             planned = tuning.plan(*words, progress=progress)
-            notes = planned.pop("notes", [])
+            notes, dropped = planned.pop("notes", []), planned.pop("first_dropped", [])
             show.plan({name: _in_words(value) for name, value in planned.items()})
-            for note in notes:
-                show.paragraph(f"note  {note}")
+            for line in [*(f"dropped: {place}" for place in dropped), *(f"note  {note}" for note in notes)]:
+                show.paragraph(line)
         else:
             _finished(tuning.finetune(*words, resume=resume, track=track, tell=_said, progress=progress))
 
@@ -106,6 +106,7 @@ def _conversations(facts: dict[str, Any]) -> list[str]:
         + (f"{ends:,} answers without their end" if ends else "every answer with its end"),
         f"{facts['duplicates']:,} duplicates, {facts['nearly_the_same']:,} nearly; {leaked:,} test questions are in "
         "training too",
+        *(f"      dropped: {place}" for place in facts["first_dropped"]),
         *(f"note  {note}" for note in facts["notes"]),
     ]
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from firsthand import files
 from firsthand.data.tasks import Task, right, tasks
-from firsthand.run.talks import Talks, forgetting
 from firsthand.run.text import locate
 from firsthand.run.tuning import TuneConfig
 from firsthand.run.verdict import AGAINST, amount, gained, lowered, share
@@ -35,6 +34,8 @@ class Instructing:
 
     def examples(self, bundle: "Bundle") -> dict[str, list[Any]]:
         """The rows of all parts as (ids, mask)."""
+        from firsthand.run.talks import Talks
+
         self.talks = Talks(self.settings, bundle, "instruct", self.settings.task.learn)
         return self.talks.rows()
 
@@ -70,7 +71,7 @@ class Instructing:
         found = {"answer_loss": losses(tuned, untuned, rows), **self._answers(tuned, untuned)}
         return {
             "test": found,
-            "forgetting": forgetting(self.settings, tuned, untuned),
+            "forgetting": self.talks.general.forgotten(tuned, untuned),
             "preflight": self.talks.audit.facts(),
         }
 
