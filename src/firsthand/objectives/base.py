@@ -26,6 +26,12 @@ class Batch:
     lengths: Tensor
     count: int
     positions: Tensor | None = None
+    rows: int = 1  # that one example makes; a pair makes two
+
+    @property
+    def examples(self) -> int:
+        """How many examples it was made of: so far does it move a run on in its data."""
+        return len(self.inputs) // self.rows
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""

@@ -4,7 +4,7 @@ B rows, T positions, C width, N labels. An example is (ids, label), the label as
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,22 +15,18 @@ from firsthand.linear.kinds import change
 from firsthand.linear.labels import LabelHead
 from firsthand.model.gpt import GPT
 from firsthand.objectives.base import Batch, Loss
+from firsthand.objectives.thaw import Thaw, frozen_below
 from firsthand.objectives.trunk import Trunk
-
-Thaw = Literal["head", "block", "two", "all", "lora"]
-BLOCKS = {"head": 0, "block": 1, "two": 2}  # blocks at the top that learn; below them nothing does
 
 
 class Classify:
-    """The label of every row. `thaw` says what learns beside the new head.
-
-    head    nothing else
-    block   the last block and the norm after it        two     the last two blocks and the norm
-    all     everything                                  lora    the adapters that were put into the model before
+    """The label of every row. `thaw` says what learns beside the new head (thaw.py).
 
     `weights` count the rows of a label more or less, one number a label, normalised to mean 1. With a `trunk`, the
     frozen blocks are not computed again; dropout in them is then off, as it should be where nothing learns.
     """
+
+    references = 0  # forward passes beside the model's own
 
     def __init__(self, labels: Sequence[str], thaw: Thaw = "block", weights: Sequence[float] = ()):
         if weights and len(weights) != len(labels):
@@ -74,12 +70,3 @@ class Classify:
         last = hidden[torch.arange(len(hidden), device=hidden.device), batch.lengths - 1]  # (B, C)
         scores = model.head(last)
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
-
-
-def frozen_below(model: GPT, thaw: Thaw) -> tuple[int, list[nn.Module]]:
-    """How many blocks at the bottom stay as they are, and the parts above them that learn, without the head."""
-    count = len(model.blocks)
-    if thaw not in BLOCKS:
-        return 0, []
-    first = max(0, count - BLOCKS[thaw])
-    return first, [*model.blocks[first:], model.norm] if first < count else []
