@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from dataclasses import replace
 from math import exp
 
@@ -51,7 +52,7 @@ def test_generate_prints_the_text_on_stdout_and_how_it_went_on_stderr(run):
     assert code == 0
     assert out.startswith("To be")
     assert err.startswith("[5 tokens, ")
-    assert err.endswith("a second, cut at --max-tokens]\n")
+    assert "a second, cut at --max-tokens; fast engine, float32 weights, float32 activations, " in err
     assert run("generate", "text", "To be", "--max-tokens", "5", "--seed", "3")[1] == out
 
 
@@ -59,7 +60,7 @@ def test_generate_as_json_is_one_object_with_stable_keys(run):
     code, out, err = run("generate", "text", "To be", "--max-tokens", "4", "--logprobs", "2", "--json")
     found = json.loads(out)
     assert (code, err) == (0, "")
-    assert list(found) == ["prompt", "text", "finish", "tokens", "seconds", "lookup"]
+    assert list(found) == ["prompt", "text", "finish", "tokens", "seconds", "engine", "lookup"]
     assert (found["prompt"], found["finish"], found["lookup"]) == ("To be", "length", None)
     assert len(found["tokens"]) == 4
     for token in found["tokens"]:
@@ -116,7 +117,7 @@ def test_chat_answers_one_question_and_ends(run, model):
     code, _, err = run(*words, stdin="never read")
     assert code == 0
     found = json.loads(run(*words, "--json")[1])
-    assert list(found) == ["text", "finish", "tokens", "seconds", "lookup"]
+    assert list(found) == ["text", "finish", "tokens", "seconds", "engine", "lookup"]
     assert err.startswith(f"[{len(found['tokens'])} tokens, ")
 
 
@@ -133,12 +134,45 @@ def test_a_chat_model_is_spoken_to_in_turns_and_another_is_not(run, monkeypatch)
     asked = []
     monkeypatch.setattr(GPT, "hidden", lambda model, ids, cache: asked.append(ids[0].tolist()) or 1 / 0)
     for model in ("text", "turns"):
-        run("chat", model, "Hi", "--system", "" if model == "text" else "Be brief")
+        run("chat", model, "Hi", "--system", "" if model == "text" else "Be brief", "--engine", "plain")
     assert asked[0] == list(b"Hi")
     text = "system\nBe brief\n|user\nHi\n|assistant\n"
     parts = [list(part.encode()) for part in text.split("|")]
     expected = [257, *parts[0][:-1], 258, 10, 257, *parts[1][:-1], 258, 10, 257, *parts[2]]
     assert asked[1] == expected
+
+
+def test_the_engine_says_what_plain_torch_says_and_which_of_them_spoke(run):
+    words = ("generate", "text", "To be", "--max-tokens", "40", "--temperature", "0", "--json")
+    fast, plain = (json.loads(run(*words, "--engine", engine)[1]) for engine in ("fast", "plain"))
+    assert fast["text"] == plain["text"]
+    assert fast["engine"].startswith("fast engine, float32 weights") and plain["engine"] == "plain torch"
+    beams = (*words, "--beams", "3")
+    found = [json.loads(run(*beams, "--engine", engine)[1])["beams"] for engine in ("fast", "plain")]
+    assert [beam["ids"] for beam in found[0]] == [beam["ids"] for beam in found[1]]
+    guessed = json.loads(run(*words, "--lookup", "4")[1])
+    assert guessed["text"] == plain["text"] and guessed["lookup"]["guessed"] > 0
+
+
+def test_an_engine_that_rounds_says_how_far_off_it_is(run):
+    words = ("generate", "text", "To be", "--max-tokens", "4", "--weights", "int8", "--activations", "int8")
+    code, _, err = run(*words)
+    assert code == 0
+    found = re.search(
+        r"not exact\. On 128 tokens of text (\S+) nats from the model itself, the same likeliest token", err
+    )
+    assert found and 0 < float(found[1]) < 0.1
+
+
+def test_what_the_engine_cannot_do_is_said_before_it_starts(run):
+    words = ("generate", "text", "To be", "--max-tokens", "4")
+    for given, message in (
+        (("--engine", "plain", "--weights", "int8"), "--weights belong to the fast engine, and --engine is plain"),
+        (("--activations", "int8"), "activations of int8 need weights that are whole numbers, not float32"),
+        (("--threads", "0"), "threads is 0; the fast engine takes 1 to 256"),
+    ):
+        code, out, err = run(*words, *given)
+        assert (code, out) == (2, "") and message in err
 
 
 def test_a_conversation_that_outgrows_the_context_ends_with_the_way_out(run):

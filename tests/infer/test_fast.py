@@ -30,7 +30,7 @@ ODD = {  # widths that fill no block of 16 or 32, and more than one
     "wide window": replace(kit.VARIANTS["mistral"], d_model=48, d_head=40, window=37, context_length=90, d_ff=96),
 }
 SHAPES = kit.VARIANTS | ODD
-KINDS = ("float32", "bfloat16", "int8", "int8 groups", "int4", "int4 lows")
+KINDS = ("float32", "bfloat16", "int8", "int8-groups", "int4", "int4-lows")
 
 
 def model_of(name: str) -> GPT:
@@ -116,7 +116,7 @@ def test_a_quantized_model_is_taken_with_its_own_codes(name):
     with torch.no_grad():
         want = model(torch.tensor([ids]))[0]
     assert kit.gap(engine(torch.tensor([ids]))[0], want) < bound(want)
-    forms = {"int8": "int8", "int4": "int4 lows", "int4 even": "int4", "int4 wide": "int4 lows"}
+    forms = {"int8": "int8", "int4": "int4-lows", "int4 even": "int4", "int4 wide": "int4-lows"}
     assert engine.forms == (forms.get(name, "float32"), "int8")
 
 
@@ -142,7 +142,7 @@ def test_a_code_by_hand():
     even = rounding(row, "int4")
     assert (even.numbers[0, :4].tolist(), even.scales.tolist()) == ([10, 4, 0, 8], [[0.25]])
     row[0, :3] = torch.tensor([0.5, -1.0, 2.75])
-    lows = rounding(row, "int4 lows")
+    lows = rounding(row, "int4-lows")
     assert (lows.numbers[0, :4].tolist(), lows.scales.tolist(), lows.lows.tolist()) == ([6, 0, 15, 4], [[0.25]], [[-1]])
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cyclopts import Parameter
 
@@ -55,7 +55,30 @@ class Choosing:
     logprobs: int = 0
 
 
-AS_USUAL = Choosing()
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Running:
+    """What computes the scores.
+
+    Parameters
+    ----------
+    engine
+        auto: the fast engine on a processor, plain torch where it cannot run; or fast, or plain.
+    weights
+        Of the fast engine. own: as they are, in the fewest bytes that hold them; everything else rounds them.
+    activations
+        Of the fast engine. float32 is exact; int8 is faster, and how far off it is, is said.
+    threads
+        Of the fast engine; by default as many as torch uses.
+    """
+
+    engine: Literal["auto", "fast", "plain"] = "auto"
+    weights: Literal["own", "int8", "int8-groups", "int4", "int4-lows", "bfloat16", "float32"] = "own"
+    activations: Literal["float32", "int8"] = "float32"
+    threads: int | None = None
+
+
+AS_USUAL, AUTO = Choosing(), Running()
 CLASHES = (  # what makes no sense together, and why
     ("beams", "stop", "a beam is judged as a whole, it has no text to stop at"),
     ("beams", "schema", "no grammar is followed side by side"),
@@ -76,6 +99,7 @@ def generate(
     *,
     max_tokens: int = 64,
     choosing: Choosing = AS_USUAL,
+    running: Running = AUTO,
     beams: int = 0,
     length_penalty: float = 1.0,
     schema: Path | None = None,
@@ -113,8 +137,8 @@ def generate(
         raise ConfigError(f"--length-penalty {length_penalty:g} is for beams, and --beams is {beams}. Try --beams 4")
     from firsthand.run import speak
 
-    settings = _sampling(choosing, max_tokens, schema)
-    bundle = opened(source)
+    settings, engine = _sampling(choosing, max_tokens, schema), _engine(running)
+    bundle = speak.quick(opened(source), engine, spoken.note)
     if explain:
         spoken.explanation(speak.explain(bundle, prompt, settings), as_json=json)
     elif beams:
@@ -130,6 +154,7 @@ def chat(
     system: str = "",
     max_tokens: int | None = None,
     choosing: Choosing = AS_USUAL,
+    running: Running = AUTO,
     schema: Path | None = None,
     json: bool = False,
 ) -> None:
@@ -154,8 +179,8 @@ def chat(
     """
     from firsthand.run import speak
 
-    settings = _sampling(choosing, 0, schema)
-    talk = speak.conversation(opened(source), settings, max_tokens, system)
+    settings, engine = _sampling(choosing, 0, schema), _engine(running)
+    talk = speak.conversation(speak.quick(opened(source), engine, spoken.note), settings, max_tokens, system)
     spoken.conversation(lambda text: speak.answered(talk, text), question, choosing.logprobs, as_json=json)
 
 
@@ -165,6 +190,13 @@ def _sampling(choosing: Choosing, max_tokens: int, schema: Path | None) -> Any:
 
     grammar = None if schema is None else speak.schema(schema)
     return speak.Sampling(max_tokens=max_tokens, grammar=grammar, **asdict(choosing))
+
+
+def _engine(running: Running) -> Any:
+    """What shall compute, refused here if it makes no sense."""
+    from firsthand.run import speak
+
+    return speak.Engine(running.engine, running.weights, running.activations, running.threads)
 
 
 def _refuse_clashes(given: dict[str, bool]) -> None:

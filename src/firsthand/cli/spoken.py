@@ -62,7 +62,12 @@ def _note(facts: dict[str, Any]) -> str:
     count, guesses = len(facts["tokens"]), facts["lookup"]
     ended = {"length": "cut at --max-tokens", "stop": "at a stop text", "end": "ended by the model"}[facts["finish"]]
     saved = f", {guesses['right']} of {guesses['guessed']} guesses right, {guesses['passes']} passes" if guesses else ""
-    return f"[{count} tokens, {count / max(facts['seconds'], 1e-9):.1f} a second, {ended}{saved}]"
+    return f"[{count} tokens, {count / max(facts['seconds'], 1e-9):.1f} a second, {ended}{saved}; {facts['engine']}]"
+
+
+def note(text: str) -> None:
+    """Something worth knowing that is not the answer."""
+    notes.print(text, markup=False)
 
 
 def _probabilities(tokens: list[dict[str, Any]]) -> None:

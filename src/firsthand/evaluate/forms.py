@@ -5,8 +5,8 @@ Exact: in mathematics the same as the plain form, so that only rounding may diff
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,19 @@ from firsthand.checkpoint import bundle as bundles
 from firsthand.checkpoint.bundle import Bundle
 from firsthand.errors import ModelError, TokenizerError
 from firsthand.evaluate.compare import twin
+from firsthand.evaluate.engines import by_engine, engined
+from firsthand.evaluate.feeding import (
+    Make,
+    NotHere,
+    Open,
+    Run,
+    Scores,
+    fed_alone,
+    fed_together,
+    in_batches,
+    in_one_graph,
+    one_by_one,
+)
 from firsthand.infer.draw import Drawn, draw
 from firsthand.infer.speculate import Lookup, draw_guessing
 from firsthand.interop import gguf, huggingface, peft, to_gguf, to_huggingface, to_peft
@@ -36,16 +49,6 @@ from firsthand.model.gpt import GPT
 from firsthand.model.int8_cache import Int8Cache
 from firsthand.model.paged import PagedCache, Pool
 from firsthand.model.window_cache import WindowCache
-
-Rows = Sequence[Tensor]
-Scores = Callable[[Rows], Iterator[Tensor]]
-Run = Callable[[GPT, Rows], Iterator[Tensor]]
-Open = Callable[[Bundle], AbstractContextManager[Scores]]
-Make = Callable[[ModelConfig, int, int], Cache]  # of so many rows of at most so many tokens
-
-
-class NotHere(Exception):
-    """Why a form of this model, or on this machine, cannot be."""
 
 
 @dataclass(frozen=True)
@@ -70,60 +73,6 @@ class Greedy:
     write: Callable[[GPT, list[int], int], list[int]]
     cost: float = 1.5
     slow: bool = False
-
-
-def one_by_one(model: GPT, rows: Rows) -> Iterator[Tensor]:
-    """Each row alone, without a cache."""
-    return (model(row[None])[0] for row in rows)
-
-
-def in_batches(model: GPT, rows: Rows, size: int = 4) -> Iterator[Tensor]:
-    """Rows of different lengths side by side, padded on the right with a token that must not matter."""
-    for first in range(0, len(rows), size):
-        batch = rows[first : first + size]
-        scores = model(torch.nn.utils.rnn.pad_sequence(list(batch), batch_first=True, padding_value=1))
-        yield from (scores[at, : len(row)] for at, row in enumerate(batch))
-
-
-PIECES = (1, 2, 1, 17, 1, 5, 64)  # tokens fed at a time, in turn
-
-
-def fed_alone(make: Make, model: GPT, rows: Rows) -> Iterator[Tensor]:
-    """Each row alone through a cache of its own, in pieces of several sizes, single tokens among them."""
-    for row in rows:
-        cache, parts, turn = make(model.config, 1, len(row)), [], 0
-        while (seen := int(cache.lengths[0])) < len(row):
-            parts.append(model(row[None, seen : seen + PIECES[turn % len(PIECES)]], cache)[0])
-            turn += 1
-        yield torch.cat(parts)
-
-
-def fed_together(make: Make, model: GPT, rows: Rows, size: int = 4) -> Iterator[Tensor]:
-    """Four rows share a cache, each at a place of its own; one that is done rests while the others go on."""
-    for first in range(0, len(rows), size):
-        batch = rows[first : first + size]
-        cache, parts, turn = make(model.config, len(batch), max(map(len, batch))), [[] for _ in batch], 0
-        while any(int(seen) < len(row) for seen, row in zip(cache.lengths, batch, strict=True)):
-            wished = PIECES[turn % len(PIECES)]
-            starts = cache.lengths.tolist()
-            given = [
-                row[a : a + max(1, wished - 3 * at)] for at, (row, a) in enumerate(zip(batch, starts, strict=True))
-            ]
-            counts = torch.tensor([len(piece) for piece in given])
-            ids = torch.nn.utils.rnn.pad_sequence(given, batch_first=True, padding_value=1)
-            for part, scores, count in zip(parts, model(ids, cache, counts), counts.tolist(), strict=True):
-                part.append(scores[:count])
-            turn += 1
-        yield from map(torch.cat, parts)
-
-
-def in_one_graph(model: GPT, rows: Rows) -> Iterator[Tensor]:
-    """Compiled. Every row padded to one length: each other shape would be compiled anew."""
-    compiled = torch.compile(model, dynamic=False)
-    longest = max(map(len, rows))
-    for row in rows:
-        padded = torch.nn.functional.pad(row, (0, longest - len(row)), value=1)
-        yield compiled(padded[None])[0, : len(row)]
 
 
 def needs_nothing(model: GPT) -> None:
@@ -336,6 +285,18 @@ FORMS: tuple[Form | Greedy, ...] = (
     Form("merged adapter", "its adapter inside the weights", True, adapted(merged)),
     Form("PEFT", "its adapter written for peft, and read again", True, adapted(through_peft), cost=4),
     *(Form(kind, about, False, fewer_bits(kind, settings)) for kind, (settings, about) in FEWER.items()),
+    Form("engine", "the fast engine, weights as they are", True, engined("own"), cost=3),
+    Greedy("greedy, engine", "text written by the fast engine", True, by_engine),
+    Form("engine int8", "the fast engine, weights of 8 bits, a scale a row", False, engined("int8"), cost=3),
+    Form("engine int4", "the fast engine, weights of 4 bits, a scale for 32", False, engined("int4"), cost=3),
+    Form(
+        "engine int8 x int8", "the same as engine int8, activations rounded too", False, engined("int8", "int8"), cost=3
+    ),
+    Form(
+        "engine int4 x int8", "the same as engine int4, activations rounded too", False, engined("int4", "int8"), cost=3
+    ),
+    Form("engine bfloat16", "the fast engine, weights of 16 bits", False, engined("bfloat16"), cost=3, slow=True),
+    Form("engine float32", "the fast engine, weights of 32 bits", True, engined("float32"), cost=3, slow=True),
     Form("bfloat16", "weights and products in bfloat16", False, opened(one_by_one, dtype=torch.bfloat16)),
     Form(
         "float16",

@@ -4,9 +4,9 @@
     float32       itself                      4 bytes
     bfloat16      itself                      2 bytes
     int8          scale (code - 128)          a byte; scale float32, one a row
-    int8 groups   scale (code - 128)          a byte; scale float16, one for 32 neighbours: as in Q8_0 of llama.cpp
+    int8-groups   scale (code - 128)          a byte; scale float16, one for 32 neighbours: as in Q8_0 of llama.cpp
     int4          scale (code - 8)            half a byte; scale float16, one for 32 neighbours: as in Q4_0
-    int4 lows     scale code + low            half a byte; scale and low float16, for 32 neighbours: as in Q4_1
+    int4-lows     scale code + low            half a byte; scale and low float16, for 32 neighbours: as in Q4_1
 
 `rounding` makes one of these of any matrix. `own` takes a layer as it is, in the fewest bytes that hold every number to
 the bit: a model read from a file of 4 bits is then again one of 4 bits, and nothing was rounded.
@@ -49,7 +49,7 @@ class Matrix(NamedTuple):
             return self.numbers
         groups = self.numbers.reshape(len(self.numbers), self.scales.shape[1], -1).astype(np.float32)
         scales = self.scales.astype(np.float32)[..., None]
-        if self.form == "int4 lows":
+        if self.form == "int4-lows":
             groups = groups * scales + self.lows.astype(np.float32)[..., None]
         else:
             groups = (groups - np.float32(8 if self.form == "int4" else 128)) * scales
@@ -79,7 +79,7 @@ def _int8(weight: np.ndarray) -> Matrix:
 def _int8_groups(weight: np.ndarray) -> Matrix:
     scale, whole = q8_0(weight.reshape(-1, GROUP))
     codes = whole.reshape(weight.shape).view(np.uint8) ^ np.uint8(128)
-    return Matrix("int8 groups", codes, scale.reshape(len(weight), -1))
+    return Matrix("int8-groups", codes, scale.reshape(len(weight), -1))
 
 
 def _int4(weight: np.ndarray) -> Matrix:
@@ -93,13 +93,13 @@ def _int4_lows(weight: np.ndarray) -> Matrix:
     scale, low = ((high - low) / np.float32(TOP)).astype(np.float16), low.astype(np.float16)
     step = np.where(scale > 0, scale, 1).astype(np.float32)[..., None]
     codes = np.rint((groups - low.astype(np.float32)[..., None]) / step).clip(0, TOP)
-    return Matrix("int4 lows", codes.astype(np.uint8).reshape(weight.shape), scale, low)
+    return Matrix("int4-lows", codes.astype(np.uint8).reshape(weight.shape), scale, low)
 
 
 FORMS: dict[str, Callable[[np.ndarray], Matrix]] = {  # how to round to one; in the order in which `own` tries them
     "int4": _int4,
-    "int4 lows": _int4_lows,
-    "int8 groups": _int8_groups,
+    "int4-lows": _int4_lows,
+    "int8-groups": _int8_groups,
     "int8": _int8,
     "bfloat16": _bfloat16,
     "float32": _float32,
@@ -143,7 +143,7 @@ def _of_int4(layer: Int4) -> Matrix:
     scales = np.repeat(layer.scales[..., 0].cpu().numpy(), times, axis=1)
     if layer.symmetric:
         return Matrix("int4", codes, scales)
-    return Matrix("int4 lows", codes, scales, np.repeat(layer.lows[..., 0].cpu().numpy(), times, axis=1))
+    return Matrix("int4-lows", codes, scales, np.repeat(layer.lows[..., 0].cpu().numpy(), times, axis=1))
 
 
 def alike(matrices: list[Matrix]) -> list[Matrix]:
@@ -151,7 +151,7 @@ def alike(matrices: list[Matrix]) -> list[Matrix]:
     forms = {matrix.form for matrix in matrices}
     if len(forms) == 1:
         return matrices
-    if forms == {"int4", "int4 lows"}:
+    if forms == {"int4", "int4-lows"}:
         return [_with_lows(matrix) if matrix.form == "int4" else matrix for matrix in matrices]
     form = "bfloat16" if forms == {"bfloat16"} else "float32"
     return [Matrix(form, matrix.meant()) for matrix in matrices]
@@ -159,7 +159,7 @@ def alike(matrices: list[Matrix]) -> list[Matrix]:
 
 def _with_lows(matrix: Matrix) -> Matrix:
     """Codes whose middle is 8, as codes above a lowest number: the same numbers."""
-    return matrix._replace(form="int4 lows", lows=matrix.scales * np.float16(MIDDLE))
+    return matrix._replace(form="int4-lows", lows=matrix.scales * np.float16(MIDDLE))
 
 
 def refusal(model: nn.Module) -> str | None:

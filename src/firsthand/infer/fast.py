@@ -24,7 +24,7 @@ from firsthand.model.config import ModelConfig
 from firsthand.model.gpt import GPT
 from firsthand.model.paged import PagedCache, Pool, Row
 
-Weights = Literal["own", "int8", "int8 groups", "int4", "int4 lows", "bfloat16", "float32"]
+Weights = Literal["own", "int8", "int8-groups", "int4", "int4-lows", "bfloat16", "float32"]
 Activations = Literal["float32", "int8"]
 AT_ONCE = 32  # tokens in one step
 
@@ -169,32 +169,29 @@ class Fast:
             raise ModelError(f"ids have shape {tuple(ids.shape)}; give rows of ids (B, T), for one row ids[None]")
         (B, T), V = ids.shape, self.config.vocab_size
         scores = torch.zeros(B, T, V)
-        counts, found = self._read(ids, cache, lengths, None)
+        counts, found = self._read(ids, cache, lengths, T)
         scores[torch.arange(T) < counts[:, None]] = found
         return scores
 
-    def last(self, ids: Tensor, count: int, cache: Cache | None = None) -> Tensor:
-        """Scores after the last `count` ids of every row: (B, T) -> (B, count, V)."""
-        if not 0 < count <= ids.shape[1]:
+    def last(self, ids: Tensor, count: int, cache: Cache | None = None, lengths: Tensor | None = None) -> Tensor:
+        """Scores after the last `count` real ids of every row: (B, T) -> (B, count, V)."""
+        if not 0 < count <= (ids.shape[1] if lengths is None else int(lengths.min())):
             raise ModelError(f"no ids were given after which there are {count} scores; give {max(count, 1)} or more")
-        return self._read(ids, cache, None, count)[1].view(len(ids), count, -1)
+        return self._read(ids, cache, lengths, count)[1].view(len(ids), count, -1)
 
-    def _read(
-        self, ids: Tensor, cache: Cache | None, lengths: Tensor | None, last: int | None
-    ) -> tuple[Tensor, Tensor]:
+    def _read(self, ids: Tensor, cache: Cache | None, lengths: Tensor | None, last: int) -> tuple[Tensor, Tensor]:
         """Take new ids in; -> how many were real (B,), and the scores after the `last` of each, row by row."""
         (B, T), own = ids.shape, cache if cache is not None else self.new_cache(len(ids))
         if not isinstance(own, PagedCache) or own.pool is not self.pool:
             raise ModelError("this cache is not one of this engine; make it with engine.new_cache()")
         with self.lock:
-            counts, held = real_counts(own, B, T, lengths), own.lengths
-            real = np.arange(T) < counts.numpy()[:, None]
+            counts, held = real_counts(own, B, T, lengths), own.lengths.numpy()
+            number, steps = counts.numpy()[:, None], np.arange(T)
+            real = steps < number
             new = self._checked(ids.numpy()[real])
             own.reserve(counts)
-            places = (held.numpy()[:, None] + np.arange(T))[real]
-            row = np.repeat(np.arange(B), counts.numpy())
-            wanted = np.ones(len(new), bool) if last is None else (np.arange(T) >= T - last)[None].repeat(B, 0)[real]
-            scores = self._through(new, places, own.rows, row, wanted)
+            wanted = (steps >= number - last)[real]
+            scores = self._through(new, (held[:, None] + steps)[real], own.rows, np.nonzero(real)[0], wanted)
             own.advance()
         return counts, scores
 

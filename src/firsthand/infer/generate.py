@@ -21,7 +21,7 @@ from firsthand.infer.sample import Sampler, Step
 from firsthand.infer.speculate import Lookup, draw_guessing
 from firsthand.infer.stop import UntilStop, check_stops
 from firsthand.linear.labels import refuse_labels
-from firsthand.model.cache import StaticCache
+from firsthand.model.gpt import GPT
 
 
 class Token(NamedTuple):
@@ -147,7 +147,8 @@ def start(bundle: Bundle, prompt: str) -> list[int]:
 
     Of an empty prompt without such a token it is the end-of-text token, after which the model has seen texts begin.
     """
-    refuse_labels(bundle.model)
+    if isinstance(bundle.model, GPT):
+        refuse_labels(bundle.model)
     begin = bundle.tokenizer.begin
     ids = [*([] if begin is None else [begin]), *bundle.tokenizer.encode(prompt).tolist()]
     if ids:
@@ -171,7 +172,7 @@ class Writer:
         self.generator = torch.Generator().manual_seed(sampling.seed)
         self.lookup = Lookup(sampling.lookup)
         self.ids: list[int] = []  # the last prompt and its answer, without the token that ended it
-        self.cache = StaticCache(bundle.model.config, length=1)
+        self.cache = bundle.model.new_cache(1, 1)
 
     def answer(self, prompt: Sequence[int]) -> Iterator[Token]:
         """What follows the ids of a prompt; it is checked now, and read with the first token that is asked for."""
@@ -180,7 +181,7 @@ class Writer:
         if (needed := len(prompt) + self.sampling.max_tokens) > self.cache.capacity:
             # room for twice that, not for a context that may take gigabytes; all is read again then, which is rare
             config = self.bundle.model.config
-            self.cache = StaticCache(config, length=min(2 * needed, config.context_length))
+            self.cache = self.bundle.model.new_cache(1, min(2 * needed, config.context_length))
         # the last token is read again, if need be: its scores are not in the cache
         self.cache.rewind(min(int(self.cache.lengths[0]), shared, len(prompt) - 1))
         self.ids = list(prompt)

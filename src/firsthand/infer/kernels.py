@@ -40,7 +40,7 @@ from firsthand.tokenizer.compiled import instruction
 ROWS = 16  # of a block
 KINDS = tuple(FORMS)  # a form is passed as a tuple of its place here, counted from 1
 AHEAD = 4096  # bytes; the processor's own look ahead stops at the end of every page
-BESIDE = {"int4": 32, "int4 lows": 64, "int8 groups": 32}  # bytes of scales and lows for 16 rows x 32 columns
+BESIDE = {"int4": 32, "int4-lows": 64, "int8-groups": 32}  # bytes of scales and lows for 16 rows x 32 columns
 I8, I16, I32, I64, HALF, FLOAT = (
     ir.IntType(8),
     ir.IntType(16),
@@ -154,7 +154,7 @@ def dot_whole(typing, kind, digits, fast, tile, weights, scales, x, sums, x_scal
     """
     name, count, tiles, vnni = KINDS[kind.count - 1], digits.count, tile.count, fast.count == 1
     size = 256 if name.startswith("int4") else 512  # bytes of a group
-    shift = {"int4": 3, "int4 lows": None}.get(name, 7)  # the offset is 8 or 128, or there is none
+    shift = {"int4": 3, "int4-lows": None}.get(name, 7)  # the offset is 8 or 128, or there is none
     beside = BESIDE.get(name, 0)  # bytes of scales for every group; 0: one scale a row
 
     def generate(context, builder, signature, arguments):
@@ -179,7 +179,7 @@ def dot_whole(typing, kind, digits, fast, tile, weights, scales, x, sums, x_scal
                 scale = load(builder, x_scales, builder.mul(at[row], I64(4)), FLOAT, 4)
                 value, each = one_number(builder, dots[row], REAL), spread(builder, scale, REAL)
                 add_to(builder, totals[row], value, builder.fmul(each, halves(builder, aside, 0)) if beside else each)
-                if name == "int4 lows":
+                if name == "int4-lows":
                     sum_of_digits = builder.fneg(builder.fmul(one_number(builder, minus[row], FLOAT), scale))
                     add_to(builder, totals[row], halves(builder, aside, 32), spread(builder, sum_of_digits, REAL))
         for row in range(tiles):

@@ -56,7 +56,7 @@ def matrices_of(model: GPT, weights: str) -> tuple[list[Matrix], Matrix]:
 
 def head_form(weights: str) -> str:
     """How the head is stored: it suffers most from few bits."""
-    return {"int4": "int8 groups", "int4 lows": "int8 groups"}.get(weights, weights)
+    return {"int4": "int8-groups", "int4-lows": "int8-groups"}.get(weights, weights)
 
 
 def _matrices(block: Any, D: int, take: Take) -> list[Matrix]:

@@ -4,9 +4,9 @@
     float32       2,048: (32, 16)                  nothing
     bfloat16      1,024: (16, 16, 2)               nothing
     int8          512: (8, 16, 4)                  64 a block: scales (16,) float32
-    int8 groups   512: (8, 16, 4)                  32: scales (16,) float16
+    int8-groups   512: (8, 16, 4)                  32: scales (16,) float16
     int4          256: (4, 16, 4)                  32: scales (16,) float16
-    int4 lows     256: (4, 16, 4)                  64: scales, then lows (2, 16) float16
+    int4-lows     256: (4, 16, 4)                  64: scales, then lows (2, 16) float16
 
 Rows are filled up to a multiple of 16 with zeros. A page of the usual 4 KiB would need 33,000
 entries in the processor's table of pages for the weights of SmolLM2; it holds about 2,000. Pages of 2 MiB need 65.
@@ -103,7 +103,7 @@ def packed_bytes(matrix: Matrix) -> int:
     N, K = matrix.numbers.shape
     blocks, groups = -(-N // ROWS), K // GROUP
     beside = 64 if matrix.form == "int8" else BESIDE.get(matrix.form, 0) * groups
-    return blocks * (groups * BYTES[matrix.form.split()[0]] + beside) + 128
+    return blocks * (groups * BYTES[matrix.form.split("-")[0]] + beside) + 128
 
 
 class Store:

@@ -19,7 +19,7 @@ ordered = njit(nogil=True, forceinline=True, **ALONE, **UNWRAPPED, fastmath={"nn
 exact = njit(nogil=True, forceinline=True, **ALONE, **UNWRAPPED, fastmath={"contract"}, **CHECKED)  # pyrefly: ignore
 f32 = np.float32
 WHOLE = sum(kind.startswith("int") for kind in KINDS)  # so many kinds, the first ones, are whole numbers
-SIZES = tuple({"int4": 256, "int8": 512, "bfloat16": 1024, "float32": 2048}[kind.split()[0]] for kind in KINDS)
+SIZES = tuple({"int4": 256, "int8": 512, "bfloat16": 1024, "float32": 2048}[kind.split("-")[0]] for kind in KINDS)
 ASIDE = tuple(BESIDE.get(kind, 0) for kind in KINDS)  # bytes of scales for a group of a block; and for a block:
 ROW_SCALES = tuple(64 if kind == "int8" else 0 for kind in KINDS)
 PLAIN = (0,) * (1 + KINDS.index("float32"))
