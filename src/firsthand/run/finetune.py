@@ -59,7 +59,7 @@ def finetune(
     folder = Path(settings.out)
     task = TASKS[settings.task.kind](settings)
     begin.find(folder, "resume" if resume else "new")
-    bundle = load(settings.model, progress=progress)
+    bundle = _start(settings, load(settings.model, progress=progress))
     agree(settings, folder, resume)
     rows, objective = task.examples(bundle), task.objective()
     _prepare(settings, bundle.model, objective)
@@ -111,7 +111,7 @@ def plan(*words: str | Path, progress: Progress | None = None) -> dict[str, Any]
 
     settings = read_tuning(words)
     task = TASKS[settings.task.kind](settings)
-    bundle = load(settings.model, progress=progress)
+    bundle = _start(settings, load(settings.model, progress=progress))
     rows, objective = task.examples(bundle), task.objective()
     _prepare(settings, bundle.model, objective)
     shape, train = bundle.model.config, settings.train
@@ -119,6 +119,17 @@ def plan(*words: str | Path, progress: Progress | None = None) -> dict[str, Any]
     trunk = _trunk(Path(settings.out), bundle.model, objective, [*rows["train"], *rows["validation"]])
     told = {**task.facts(), **costs(settings, bundle, rows["train"], trunk, arithmetic.gigaflops)}
     return {"settings": configs.write(settings), **told, "arithmetic": str(arithmetic)}
+
+
+def _start(settings: TuneConfig, bundle: "Bundle") -> "Bundle":
+    """The model as it begins: what it knows, or, for comparison, nothing."""
+    if settings.task.start == "random":
+        if bundle.model.swaps:
+            raise ConfigError(
+                f"{settings.model} has layers replaced, so task.start=random has no meaning; leave it out"
+            )
+        bundle.model.initialise(settings.train.seed)
+    return bundle
 
 
 def _prepare(settings: TuneConfig, model: Any, objective: Any) -> None:
@@ -186,6 +197,8 @@ def _about(settings: TuneConfig, bundle: "Bundle", task: Labelling) -> dict[str,
     reading: dict[str, Any] = {} if settings.data.longest is None else {"longest": settings.data.longest}
     if settings.task.frame != "{text}":
         reading["frame"] = settings.task.frame
+    if settings.task.reads != "last":
+        reading["reads"] = settings.task.reads
     return {
         "objective": settings.task.kind,
         "parent": parent,

@@ -22,6 +22,8 @@ class TaskSection:
 
     kind: Literal["classify"] = "classify"
     thaw: Literal["head", "block", "two", "all", "lora"] = "block"
+    start: Literal["pretrained", "random"] = "pretrained"  # random: the same model with fresh weights, for comparison
+    reads: Literal["last", "first"] = "last"  # the token at which a label is read; first: for comparison
     weights: Literal["none", "balanced"] = "none"  # balanced: a rare label counts as much as a common one
     frame: str = "{text}"  # what is read: words around the text, such as a question behind it
 
@@ -42,6 +44,7 @@ class RowsSection:
     labels: tuple[str, ...] = ()  # those that there may be; (): those that occur
     split: Literal["leak-free", "leaky"] = "leak-free"  # leaky: as most courses divide, for comparison
     balance: Literal["none", "test", "all"] = "none"  # as many rows of every label, on which sides
+    seed: Annotated[int, Field(ge=0)] = 0  # which rows stand on which side; train.seed is another
     test_fraction: Fraction = 0.2
     validation_fraction: Fraction = 0.1
     longest: Annotated[int, Field(ge=1)] | None = None  # tokens of a text, cut at the end; None: the context
