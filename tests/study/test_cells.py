@@ -37,9 +37,10 @@ def test_keys_with_the_same_last_part_keep_their_section():
 
 
 def test_what_a_folder_cannot_hold_gets_a_hash_and_stays_apart():
-    names = {Cell("finetune", f"source=a{sign}b", 1, ()).name for sign in ("/", "\\", " ", "\n")}
+    names = {Cell("finetune", f"source=a{sign}b", 1, ()).name for sign in ("/", "\\", "\t", "\n")}
     assert len(names) == 4
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_,=-") for name in names)
+    assert Cell("finetune", "a, b c", 1, ()).name == "a,b-c,seed=1"
     assert len(Cell("finetune", "x" * 500, 1, ()).name) < 100
 
 

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from firsthand.cli import show
 from firsthand.cli.meter import Meter
@@ -61,6 +61,50 @@ def sweep(
     finished(sweep_page.write(out, f"Sweep {out.name}", facts, sweep_page.sweep_sections(facts)), facts)
 
 
+def study(
+    name: Literal["lora-rank", "mask", "spam"],
+    *words: str,
+    seeds: str = "",
+    out: Path | None = None,
+    size: Literal["short", "cpu", "gpu"] = "cpu",
+    workers: int = 1,
+    dry_run: bool = False,
+) -> None:
+    """Answer a ready question by experiment, with seeds, intervals and a verdict: `firsthand study spam`.
+
+    Its cells are ordinary runs in OUT/cells/NAME. Interrupted, the same command goes on; what is done stays done.
+
+    Parameters
+    ----------
+    name
+        lora-rank: which rank is enough. mask: shall the question be learned too. spam: what must learn for labels.
+    words
+        section.key=value that all cells share, such as model=NAME or train.steps=200.
+    seeds
+        Under which seeds, as 1,2,3, which is also the default; of the short form, 1.
+    out
+        The folder; by default runs/NAME.
+    size
+        short: a look in minutes. cpu: on a few cores. gpu: more of everything.
+    workers
+        Cells at once, each with its share of the cores.
+    dry_run
+        List the cells and what they cost, and stop.
+    """
+    from firsthand.study import ready, sweep
+    from firsthand.study.cells import seeds_of
+    from firsthand.study.study import carry_out
+
+    chosen = ready.study(name, words, seeds_of(seeds or ("1" if size == "short" else "1,2,3")), size)
+    out = out or Path("runs") / f"study-{name}"
+    planned = [*chosen.first, *chosen.later]
+    forecast(planned, sweep.cost(planned, out, workers), dry_run)
+    if not dry_run:
+        page, facts = carry_out(chosen, out, command_of(), workers=workers, tell=told)
+        show.paragraph(facts["verdict"])
+        show.written(page)
+
+
 def forecast(planned: Any, cost: dict[str, Any], listed: bool) -> None:
     """How many cells there are, and what those that are left take, before the first begins."""
     if listed:
@@ -116,4 +160,4 @@ def command_of() -> str:
     return shlex.join(["firsthand", *sys.argv[1:]])
 
 
-ALL = (sweep,)
+ALL = (sweep, study)

@@ -31,7 +31,7 @@ class Cell:
     @property
     def name(self) -> str:
         """The name of its folder: point and seed; with a hash where the point holds what a folder cannot."""
-        told = f"{self.point},seed={self.seed}".strip(",")
+        told = f"{self.point},seed={self.seed}".strip(",").replace(", ", ",").replace(" ", "-")
         plain = re.sub(r"[^\w.,=+-]+", "_", told)[:80]
         return plain if plain == told else f"{plain}-{hashlib.sha256(told.encode()).hexdigest()[:6]}"
 

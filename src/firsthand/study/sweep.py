@@ -22,6 +22,7 @@ from firsthand.study.cells import Cell
 from firsthand.study.work import LOG, PLAN, RESULT, Result, ended, finish, tidy, work
 from firsthand.training.signals import Signals
 
+NOTE = "sweep.json"
 RATES = ("train.learning_rate", "train.min_learning_rate")  # keys that change neither time nor size
 
 
@@ -59,8 +60,10 @@ def sweep(
     if workers < 1:
         raise ConfigError(f"--workers is {workers}; it must be 1 or more")
     with files.RunLock(out):
-        cells = settled(cells, out)
+        cells, dtype = settled(cells, out)
         compare(cells, out)
+        if not (out / NOTE).exists():
+            files.write_file(out / NOTE, json.dumps({"dtype": dtype}) + "\n")
         for cell in cells:
             tidy(folder_of(cell, out), keep)
         left = [cell for cell in cells if not ended(folder_of(cell, out))]
@@ -79,16 +82,13 @@ def result_of(cell: Cell, out: Path) -> Result:
     return files.parse_json(files.read_file(path), files.shown(path))
 
 
-def settled(cells: Sequence[Cell], out: Path) -> list[Cell]:
+def settled(cells: Sequence[Cell], out: Path) -> tuple[list[Cell], str]:
     """The cells with their arithmetic named: measured once, for two cells must not differ by a busy machine."""
-    note = out / "sweep.json"
-    if not note.exists():
-        files.write_file(note, json.dumps({"dtype": _dtype(cells[0])}) + "\n")
-    dtype = files.parse_json(files.read_file(note), files.shown(note))["dtype"]
-    return [
-        cell if _sets(cell, "train.dtype") else replace(cell, words=(*cell.words, f"train.dtype={dtype}"))
-        for cell in cells
-    ]
+    note = out / NOTE
+    known = note.exists()
+    dtype = files.parse_json(files.read_file(note), files.shown(note))["dtype"] if known else _dtype(cells[0])
+    word = f"train.dtype={dtype}"
+    return [cell if _sets(cell, "train.dtype") else replace(cell, words=(*cell.words, word)) for cell in cells], dtype
 
 
 def _dtype(cell: Cell) -> str:
@@ -112,9 +112,10 @@ def settings_of(cell: Cell) -> Any:
 
 def compare(cells: Sequence[Cell], out: Path) -> None:
     """Every cell's settings can be read, and are those with which its folder was begun."""
-    names = [cell.name for cell in cells]
-    assert len(set(names)) == len(names), names
+    names: dict[str, Cell] = {}
     for cell in cells:
+        if names.setdefault(cell.name, cell) is not cell:
+            raise ConfigError(f"two cells would have the folder {cell.name!r}; name their values differently")
         settings_of(cell)
         note = folder_of(cell, out) / PLAN
         if note.exists() and (before := files.parse_json(files.read_file(note), files.shown(note))) != cell.facts():
@@ -128,7 +129,7 @@ def compare(cells: Sequence[Cell], out: Path) -> None:
 
 def cost(cells: Sequence[Cell], out: Path, workers: int = 1, keep: bool = False) -> Result:
     """What the cells that are left will take: seconds by the plans of their runs, and bytes of disk at most."""
-    cells = settled(cells, out)
+    cells, _ = settled(cells, out)
     compare(cells, out)
     left = [cell for cell in cells if not ended(folder_of(cell, out))]
     plans: dict[tuple[str, ...], Result] = {}

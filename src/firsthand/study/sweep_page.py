@@ -91,11 +91,11 @@ def sweep_sections(told: dict[str, Any]) -> list[Section]:
     return sections
 
 
-def dots(its: Sequence[dict[str, Any]], score: str) -> Picture:
-    """One score of every point: seeds, mean and interval."""
+def dots(its: Sequence[dict[str, Any]], score: str, name: str = "sweep") -> Picture:
+    """One score of every point: seeds, mean and interval; `name` keeps two figures of a page apart."""
     shown = [point for point in its if score in point["scores"]][::-1]
     rows: list[Row] = []
-    with canvas(f"sweep-{score}", 0.9 + 0.3 * len(shown)) as drawn:
+    with canvas(f"{name}-{score}", 0.9 + 0.3 * len(shown)) as drawn:
         axes = drawn.figure.add_subplot(xlabel=UNITS.get(score, score.replace("_", " ")))
         for place, point in enumerate(shown):
             found = point["scores"][score]
