@@ -35,9 +35,12 @@ def finetune(model: str, *settings: str, resume: bool = False, dry_run: bool = F
 
         if dry_run:
             planned = tuning.plan(*words, progress=progress)
+            notes = planned.pop("notes", [])
             show.plan({name: _in_words(value) for name, value in planned.items()})
+            for note in notes:
+                show.paragraph(f"note  {note}")
         else:
-            _finished(tuning.finetune(*words, resume=resume, track=track, tell=_forecast, progress=progress))
+            _finished(tuning.finetune(*words, resume=resume, track=track, tell=_said, progress=progress))
 
 
 def classify(source: str, text: str = "", *, device: str = "cpu", json: bool = False) -> None:
@@ -73,18 +76,47 @@ def _in_words(value: Any) -> Any:
     return ", ".join(f"{name} {count:,}" for name, count in value.items()) if isinstance(value, dict) else value
 
 
-def _forecast(facts: dict[str, Any]) -> None:
-    """What became of the rows and what the run costs, before it starts."""
+def _said(what: str, facts: dict[str, Any]) -> None:
+    """What became of the rows, what the run costs, and that it is tested now."""
+    lines = {"rows": _rows, "cost": _cost, "test": _test}[what](facts)
+    print("\n".join(map(show.safe, lines)), file=sys.stderr, flush=True)
+
+
+def _rows(facts: dict[str, Any]) -> list[str]:
+    return _conversations(facts) if "written_as" in facts else _labelled(facts)
+
+
+def _labelled(facts: dict[str, Any]) -> list[str]:
     sides = "; ".join(
         f"{side} {facts[side]:,} ({_in_words(facts[f'{side}_labels'])})" for side in ("train", "validation", "test")
     )
-    lines = [
+    return [
         f"{facts['split']} split of {facts['rows']:,} rows: {sides}; {facts['left_out']:,} left out",
         f"{facts['duplicates']:,} duplicates; {facts['test_texts_also_in_training']:,} test texts are in training too",
-        f"{facts['parameters_learned']:,} of {facts['parameters']:,} parameters learn"
-        f"{_trunk_in_words(facts)}{_time_in_words(facts)}",
     ]
-    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _conversations(facts: dict[str, Any]) -> list[str]:
+    sides = "; ".join(f"{side} {facts[side]:,}" for side in ("train", "validation", "test"))
+    ends, leaked = facts["answers_without_end"], facts["test_questions_also_in_training"]
+    return [
+        f"{facts['rows']:,} rows, by question: {sides}; {facts['dropped']:,} dropped, {facts['shortened']:,} shortened",
+        f"written as {facts['written_as']}, at most {facts['tokens_at_most']:,} tokens; {facts['learned_share']:.1%} of"
+        f" {facts['train_tokens']:,} learned, "
+        + (f"{ends:,} answers without their end" if ends else "every answer with its end"),
+        f"{facts['duplicates']:,} duplicates, {facts['nearly_the_same']:,} nearly; {leaked:,} test questions are in "
+        "training too",
+        *(f"note  {note}" for note in facts["notes"]),
+    ]
+
+
+def _cost(facts: dict[str, Any]) -> list[str]:
+    learned, of = facts["parameters_learned"], facts["parameters"]
+    return [f"{learned:,} of {of:,} parameters learn{_trunk_in_words(facts)}{_time_in_words(facts)}"]
+
+
+def _test(facts: dict[str, Any]) -> list[str]:
+    return [f"testing on {facts['rows']:,} rows that were not learned from"]
 
 
 def _trunk_in_words(facts: dict[str, Any]) -> str:
@@ -98,8 +130,18 @@ def _time_in_words(facts: dict[str, Any]) -> str:
 
 
 def _finished(done: Any) -> None:
-    """The test in a table, the comparison in a sentence, and what to do next."""
-    test = done.report["test"]
+    """The test in tables and sentences, what it cost, and what to do next."""
+    labelled = done.report["task"] == "classify"
+    (_labels_told if labelled else _talk_told)(done.report)
+    show.paragraph(f"{done.report['steps']:,} steps, {show.duration(done.seconds)} in all")
+    show.paragraph(f"model {done.bundle.path}   report {done.path / 'report.json'}")
+    then = f"classify {done.path} 'You have won a prize'" if labelled else f"chat {done.path}"
+    show.paragraph(f"next:  firsthand {then}")
+
+
+def _labels_told(report: dict[str, Any]) -> None:
+    """The test in a table, and the comparison in a sentence."""
+    test = report["test"]
     names = {"model": "model", "bag_of_words": "bag of words", "majority": "majority"}
     rows = [
         {
@@ -129,9 +171,53 @@ def _finished(done: Any) -> None:
         f"model against bag of words: {100 * other['difference']:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}], "
         f"McNemar p {other['p_mcnemar']:.2g}: {other['verdict']}"
     )
-    show.paragraph(f"{done.report['steps']:,} steps, {show.duration(done.seconds)} in all")
-    show.paragraph(f"model {done.bundle.path}   report {done.path / 'report.json'}")
-    show.paragraph(f"next:  firsthand classify {done.path} 'You have won a prize'")
+
+
+MEASURES = {  # key of the report -> its name, and how its numbers look
+    "answer_loss": ("loss of the answers, nats a token", "{:.3f}", "{:+.3f}"),
+    "exact_match": ("exactly the answer", "{:.1%}", "{:+.1%}"),
+    "rouge_l": ("ROUGE-L of the answer", "{:.3f}", "{:+.3f}"),
+    "tasks_solved": ("tasks solved", "{:.1%}", "{:+.1%}"),
+    "loss": ("loss of the pairs", "{:.3f}", "{:+.3f}"),
+    "reward_accuracy": ("pairs in order, against the untuned model", "{:.1%}", "{:+.1%}"),
+    "reward_margin": ("reward margin", "{:.3f}", "{:+.3f}"),
+    "chosen_likelier_per_token": ("chosen answer likelier, a token", "{:.1%}", "{:+.1%}"),
+    "logps_chosen": ("log-probability of chosen answers, nats", "{:.1f}", "{:+.1f}"),
+    "logps_rejected": ("log-probability of rejected answers, nats", "{:.1f}", "{:+.1f}"),
+    "bits_per_byte": ("bits per byte of other text", "{:.4f}", "{:+.4f}"),
+}
+
+
+def _talk_told(report: dict[str, Any]) -> None:
+    """Every measure on a line: the model, the untuned one, and whether they can be told apart."""
+    found = report["test"] | report.get("forgetting", {})
+    show.table([_measure(name, found[name]) for name in MEASURES if name in found])
+    if report["test"].get("both_fell"):
+        show.paragraph(
+            "note  both kinds of answers became less likely; a lower rate, a larger task.beta, or task.loss=orpo holds "
+            "the chosen ones up"
+        )
+    if "forgetting" in report:
+        show.paragraph(f"other text: {report['forgetting']['text']}, {report['forgetting']['tokens']:,} tokens")
+
+
+def _measure(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    title, form, signed = MEASURES[name]
+    untuned, against = found.get("untuned"), found.get("model_against_untuned")
+    return {
+        "on the test part": title,
+        "n": found["model"]["count"],
+        "model": form.format(found["model"]["mean"]),
+        "95 % interval": _between(form, found["model"]["interval_95"]),
+        "untuned": form.format(untuned["mean"]) if untuned else "-",
+        "difference": signed.format(against["difference"]) if against else "-",
+        "its interval": _between(signed, against["interval_95"]) if against else "-",
+        "the model is": against["verdict"] if against else "-",
+    }
+
+
+def _between(form: str, interval: list[float]) -> str:
+    return " … ".join(form.format(end) for end in interval)
 
 
 ALL = (finetune, classify)

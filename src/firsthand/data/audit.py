@@ -220,7 +220,9 @@ def _gates(made: Audit, learn: str, allow_leakage: bool) -> list[Finding]:
                 f"{count:,} of {made.parts[other].kept:,} {made.things} of the {other} part stand in {one} too "
                 f"({made.leak_places[names][0]})"
             )
-            mend = "Take them out, or give one file, which is split without leaks, or say --allow-leakage"
+            mend = (
+                "Take them out, give one file, split without leaks here, or --allow-leakage (data.allow_leakage=true)"
+            )
             found.append(Finding(what, mend, gate=True))
     if len(train.labels) == 1:
         what = f"all rows have the label {files.quoted(next(iter(train.labels)))}"
@@ -236,10 +238,22 @@ def _mask_gates(train: Share, learn: str) -> list[Finding]:
         found.append(Finding("0 % of the tokens are learned", "Look at the mask: firsthand data mask", gate=True))
     elif train.trained >= possible and learn == "answer":
         what = "100 % of the tokens are learned, the questions too"
-        found.append(Finding(what, "Mark the answers in the chat template, or say --learn all", gate=True))
+        found.append(
+            Finding(
+                what,
+                "Mark the answers in the chat template, or learn all: --learn all (task.learn=all)",
+                gate=True,
+            )
+        )
     if train.ends_missing == train.kept:
         what = "the token that ends an answer is never learned, so the model would never stop"
-        found.append(Finding(what, "Choose a style that ends answers with a special token: --style chatml", gate=True))
+        found.append(
+            Finding(
+                what,
+                "Choose a style that ends answers with a special token: --style chatml (task.style=chatml)",
+                gate=True,
+            )
+        )
     return found
 
 

@@ -8,9 +8,10 @@ import torch
 
 from firsthand.checkpoint.bundle import Bundle
 from firsthand.errors import DataError
-from firsthand.evaluate.stats import Interval, resampled
+from firsthand.evaluate.stats import Difference, Interval, resampled
 from firsthand.infer.draw import evaluating
 from firsthand.infer.generate import Sampling, Writer
+from firsthand.model.cache import StaticCache
 from firsthand.model.gpt import GPT
 from firsthand.objectives.base import IGNORE
 from firsthand.objectives.preference import answer_logps
@@ -48,6 +49,60 @@ def answer_loss(model: GPT, examples: Sequence[Example], batch_size: int = 8) ->
         return float(nats[drawn].sum() / counts[drawn].sum())
 
     return AnswerLoss(mean(np.arange(len(nats))), resampled(mean, len(nats)), int(counts.sum()), nats, counts)
+
+
+def less_surprised(ours: AnswerLoss, theirs: AnswerLoss) -> Difference:
+    """How much lower the first of two losses of the same examples is, in nats per learned token, pair by pair."""
+    lower = theirs.nats - ours.nats
+
+    def mean(drawn: np.ndarray) -> float:
+        return float(lower[drawn].sum() / ours.counts[drawn].sum())
+
+    return Difference(mean(np.arange(len(lower))), resampled(mean, len(lower)), None)
+
+
+@torch.inference_mode()
+def replies(
+    bundle: Bundle, prompts: Sequence[Sequence[int]], ends: Sequence[int], max_tokens: int = 64, batch_size: int = 32
+) -> list[str]:
+    """What the model says to every prompt, many at once; always the likeliest token.
+
+    An answer ends with one of `ends`, after `max_tokens`, or where the context does.
+    """
+    said: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
+    with evaluating(bundle.model):
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            found = _greedy(bundle.model, [prompts[at] for at in chosen], ends, max_tokens)
+            for at, ids in zip(chosen, found, strict=True):
+                said[at] = ids
+    return [bundle.tokenizer.decode(ids) for ids in said]
+
+
+def _greedy(model: GPT, prompts: list[Sequence[int]], ends: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """The likeliest tokens after each of some prompts, without those that end an answer."""
+    lengths = torch.tensor([len(ids) for ids in prompts])
+    longest, context = int(lengths.max()), model.config.context_length
+    cache = StaticCache(model.config, batch=len(prompts), length=min(longest + max_tokens, context))
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = torch.tensor(list(prompt))
+    device = model.embed.weight.device
+    hidden = model.hidden(ids.to(device), cache, lengths)[torch.arange(len(ids)), lengths - 1]  # (B, C)
+    said: list[list[int]] = [[] for _ in prompts]
+    going = torch.full((len(ids),), True)
+    for _ in range(max_tokens):
+        new = model.head(hidden).argmax(dim=1).cpu()  # (B,)
+        going &= ~torch.isin(new, torch.tensor(list(ends)))
+        for row in going.nonzero()[:, 0].tolist():
+            said[row].append(int(new[row]))
+        going &= cache.lengths < cache.capacity
+        if not going.any():
+            break
+        counts = going.long()  # a row that ended takes nothing more
+        hidden = model.hidden(new[:, None].to(device), cache, counts)[:, -1]
+    return said
 
 
 def answers(

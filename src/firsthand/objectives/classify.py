@@ -15,19 +15,14 @@ from firsthand.linear.kinds import change
 from firsthand.linear.labels import LabelHead
 from firsthand.model.gpt import GPT
 from firsthand.objectives.base import Batch, Loss
+from firsthand.objectives.thaw import Thaw, frozen_below
 from firsthand.objectives.trunk import Trunk
 
-Thaw = Literal["head", "block", "two", "all", "lora"]
 Reads = Literal["last", "first"]
-BLOCKS = {"head": 0, "block": 1, "two": 2}  # blocks at the top that learn; below them nothing does
 
 
 class Classify:
-    """The label of every row. `thaw` says what learns beside the new head.
-
-    head    nothing else
-    block   the last block and the norm after it        two     the last two blocks and the norm
-    all     everything                                  lora    the adapters that were put into the model before
+    """The label of every row. `thaw` says what learns beside the new head (thaw.py).
 
     `reads` says at which token: the last has seen the whole text, the first only itself, for comparison.
     `weights` count the rows of a label more or less, one number a label, normalised to mean 1. With a `trunk`, the
@@ -82,12 +77,3 @@ class Classify:
         at = batch.lengths - 1 if self.reads == "last" else torch.zeros_like(batch.lengths)
         scores = model.head(hidden[torch.arange(len(hidden), device=hidden.device), at])  # (B, C) -> (B, N)
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
-
-
-def frozen_below(model: GPT, thaw: Thaw) -> tuple[int, list[nn.Module]]:
-    """How many blocks at the bottom stay as they are, and the parts above them that learn, without the head."""
-    count = len(model.blocks)
-    if thaw not in BLOCKS:
-        return 0, []
-    first = max(0, count - BLOCKS[thaw])
-    return first, [*model.blocks[first:], model.norm] if first < count else []

@@ -1,24 +1,38 @@
 """Learn to answer: the next token of what the assistant says, or of the whole conversation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
 
-from firsthand.objectives.base import Batch, Loss
-from firsthand.objectives.pretrain import next_token_loss
+from firsthand.errors import ConfigError
+from firsthand.model.gpt import GPT
+from firsthand.objectives.base import IGNORE, Batch, Loss
+from firsthand.objectives.pretrain import ROOM, token_loss
 from firsthand.objectives.rows import Example, rows
+from firsthand.objectives.thaw import Thaw, only_upper
+from firsthand.objectives.trunk import Trunk
+
+Learn = Literal["answer", "all"]
 
 
-@dataclass(frozen=True)
 class Instruct:
-    """The next token of answers; `learn` "all" takes the instruction in too, as pretraining would."""
+    """The next token of answers; `learn` "all" takes the instruction in too, as pretraining would.
 
-    learn: Literal["answer", "all"] = "answer"
+    `thaw` "block" and "two" freeze what lies below (thaw.py); the head is the model's own and then stays as it is. With
+    a `trunk`, the frozen blocks are not computed again. "all" and "lora" leave the model as it came.
+    """
+
+    def __init__(self, learn: Learn = "answer", thaw: Thaw = "all"):
+        if thaw == "head":
+            raise ConfigError("thaw is head, which is a new head of labels; answers come from the old one. Use block")
+        self.learn, self.thaw = learn, thaw
+        self.trunk: Trunk | None = None
 
     def prepare(self, model: nn.Module) -> None:
-        """Nothing to add: the model's own head is what learns."""
+        """Nothing to add: the model's own head is what speaks."""
+        assert isinstance(model, GPT)
+        only_upper(model, self.thaw)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """(ids, mask) of one conversation each -> inputs (B, T), targets (B, T); count: the learned tokens."""
@@ -28,4 +42,7 @@ class Instruct:
 
     def loss(self, model: Any, batch: Batch) -> Loss:
         """Minus log-probability of every learned token, summed over the batch, in nats."""
-        return Loss(next_token_loss(model, batch))
+        hidden = model.hidden(batch.inputs) if self.trunk is None else self.trunk.hidden(model, batch)
+        learned = batch.targets != IGNORE  # the head, a fifth of a small model, reads these positions only
+        pieces = max(1, ROOM // model.config.vocab_size)
+        return Loss(token_loss(hidden[learned], model.head, batch.targets[learned], pieces))

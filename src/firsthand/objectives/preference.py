@@ -20,12 +20,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from firsthand.errors import ConfigError, DataError
+from firsthand.errors import ConfigError, DataError, ModelError
 from firsthand.linear import lora
+from firsthand.model.gpt import GPT
 from firsthand.objectives.base import IGNORE, Batch, Loss
 from firsthand.objectives.rows import Example, rows
+from firsthand.objectives.thaw import Thaw, only_upper
+from firsthand.objectives.trunk import Trunk
 
 Kind = Literal["dpo", "ipo", "orpo", "simpo"]
+REFERENCE = ("dpo", "ipo")  # those that compare with the model as it was
+USUAL = {"dpo": 0.1, "ipo": 0.1, "orpo": 0.1, "simpo": 2.0}  # beta, where nothing is said
+EXACT = 1e-3  # how far the first margin, in nats, may be from 0: the reference is computed in the same arithmetic
 
 
 def dpo_loss(chosen: Tensor, rejected: Tensor, beta: float, smoothing: float = 0.0) -> Tensor:
@@ -56,22 +62,56 @@ def _one_minus(logs: Tensor) -> Tensor:
 
 
 class Preference:
-    """The chosen answer above the rejected one, by one of the losses above."""
+    """The chosen answer above the rejected one, by one of the losses above. `thaw` as for answers (instruct.py)."""
 
-    def __init__(self, kind: Kind = "dpo", beta: float = 0.1, smoothing: float = 0.0, margin: float = 0.5):
+    def __init__(
+        self,
+        kind: Kind = "dpo",
+        beta: float | None = None,
+        smoothing: float = 0.0,
+        margin: float = 0.5,
+        thaw: Thaw = "all",
+    ):
+        beta = USUAL[kind] if beta is None else beta
         if beta <= 0:
             raise ConfigError(f"beta is {beta}; it must be above 0, usual: 0.1 for dpo, 2.0 for simpo")
         if not 0 <= smoothing < 0.5:
             raise ConfigError(f"smoothing is {smoothing}, the share of wrong labels; use 0 or more, below 0.5")
         if smoothing and kind != "dpo":
             raise ConfigError(f"smoothing belongs to dpo, and the loss is {kind}; leave it at 0")
-        self.kind, self.beta, self.smoothing, self.margin = kind, beta, smoothing, margin
+        if thaw == "head":
+            raise ConfigError("thaw is head, which is a new head of labels; answers come from the old one. Use block")
+        self.kind, self.beta, self.smoothing, self.margin, self.thaw = kind, beta, smoothing, margin, thaw
         self.reference: Any = None
+        self.trunk: Trunk | None = None
 
     def prepare(self, model: nn.Module) -> None:
         """Keep the model as it is now for comparison; one with adapters is its own reference, with them off."""
-        if self.kind in ("dpo", "ipo") and not lora.adapted(model):
+        assert isinstance(model, GPT)
+        only_upper(model, self.thaw)
+        if self.kind in REFERENCE and not lora.adapted(model):
             self.reference = deepcopy(model).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def check(self, model: Any, batch: Batch) -> None:
+        """Refuse to begin where the reference would learn too, or does not say what the model says before it learns."""
+        if self.kind not in REFERENCE:
+            return
+        learning = {weight.data_ptr() for weight in model.parameters() if weight.requires_grad}
+        kept = (layer.base for layer in lora.adapted(model)) if self.reference is None else (self.reference,)
+        if learning & {weight.data_ptr() for part in kept for weight in part.parameters()}:
+            raise ModelError("the reference would learn together with the model, so nothing would be compared")
+        training = model.training
+        loss = self.loss(model.eval(), batch)
+        model.train(training)
+        pairs, nothing = batch.count, torch.zeros(1, dtype=loss.total.dtype)
+        first, wanted = float(loss.total) / pairs, float(self.each(nothing, nothing))
+        margin = float(loss.metrics["rewards/margins"]) / pairs / self.beta
+        if not (abs(margin) <= EXACT and abs(first - wanted) <= EXACT * max(1.0, wanted)):
+            raise ModelError(
+                f"before the first step the margin is {margin:.3g} nats and the loss {first:.4g}, where the reference "
+                f"is the model itself: they must be 0 and {wanted:.4g}. Merge adapters first: firsthand merge"
+            )
 
     def collate(self, examples: Sequence[tuple[Example, Example]]) -> Batch:
         """Pairs (chosen, rejected) -> 2B rows, the chosen first; count: the pairs."""
@@ -83,20 +123,24 @@ class Preference:
 
     def loss(self, model: Any, batch: Batch) -> Loss:
         """The sum over the pairs, and sums of what is worth watching: rewards, margins, log-probabilities."""
-        logps = answer_logps(model, batch)
-        if self.kind in ("dpo", "ipo"):
-            base = self._reference_logps(model, batch)
-            scores = logps - base
-        else:
-            scores = logps / (batch.targets != IGNORE).sum(dim=1)
-        chosen, rejected = scores.chunk(2)
-        losses = {
-            "dpo": lambda: dpo_loss(chosen, rejected, self.beta, self.smoothing),
-            "ipo": lambda: ipo_loss(chosen, rejected, self.beta),
-            "orpo": lambda: orpo_loss(chosen, rejected, self.beta),
-            "simpo": lambda: simpo_loss(chosen, rejected, self.beta, self.margin),
-        }
-        return Loss(losses[self.kind]().sum(), self._watched(logps.detach(), scores.detach()))
+        logps = answer_logps(model, batch, self.trunk)
+        base = self._reference_logps(model, batch) if self.kind in REFERENCE else None
+        scores = self.scores(logps, base, (batch.targets != IGNORE).sum(dim=1))
+        return Loss(self.each(*scores.chunk(2)).sum(), self._watched(logps.detach(), scores.detach()))
+
+    def scores(self, logps: Tensor, base: Tensor | None, tokens: Tensor) -> Tensor:
+        """What a loss compares, from log-probabilities of answers, those of the reference, and their lengths: (2B,)."""
+        return logps / tokens if base is None else logps - base
+
+    def each(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+        """The loss of every pair, by scores: (B,), (B,) -> (B,)."""
+        if self.kind == "dpo":
+            return dpo_loss(chosen, rejected, self.beta, self.smoothing)
+        if self.kind == "ipo":
+            return ipo_loss(chosen, rejected, self.beta)
+        if self.kind == "orpo":
+            return orpo_loss(chosen, rejected, self.beta)
+        return simpo_loss(chosen, rejected, self.beta, self.margin)
 
     def _watched(self, logps: Tensor, scores: Tensor) -> dict[str, Tensor]:
         (chosen, rejected), (said, unsaid) = (self.beta * scores).chunk(2), logps.chunk(2)
@@ -113,21 +157,22 @@ class Preference:
     def _reference_logps(self, model: Any, batch: Batch) -> Tensor:
         """What the reference thinks of the answers: (2B,)."""
         if self.reference is not None:
-            return answer_logps(self.reference.to(batch.inputs.device), batch)
+            return answer_logps(self.reference.to(batch.inputs.device), batch, self.trunk)
         active, training = [layer.active for layer in lora.adapted(model)], model.training
         lora.use(model, None)
         try:
-            return answer_logps(model.eval(), batch)
+            return answer_logps(model.eval(), batch, self.trunk)
         finally:
             model.train(training)
             for layer, name in zip(lora.adapted(model), active, strict=True):
                 layer.active = name
 
 
-def answer_logps(model: Any, batch: Batch) -> Tensor:
+def answer_logps(model: Any, batch: Batch, trunk: Trunk | None = None) -> Tensor:
     """The log-probability of every row's learned tokens together, in nats: (B, T) -> (B,)."""
     learned = batch.targets != IGNORE
-    scores = model.head(model.hidden(batch.inputs)[learned])  # (M, V): only where something is learned
+    hidden = model.hidden(batch.inputs) if trunk is None else trunk.hidden(model, batch)
+    scores = model.head(hidden[learned])  # (M, V): only where something is learned
     precise = torch.promote_types(scores.dtype, torch.float32)
     said = torch.log_softmax(scores, dim=1, dtype=precise).gather(1, batch.targets[learned][:, None]).squeeze(1)
     which = learned.nonzero()[:, 0]

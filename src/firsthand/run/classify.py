@@ -1,7 +1,7 @@
 """Texts into labels: the rows of a data set for a fine-tuning run, its honest report, and the use of what came out."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from math import inf
 from pathlib import Path
@@ -85,6 +85,16 @@ class Labelling:
             made[side] = [(ids, label) for (ids, _), label in zip(rows, labels, strict=True)]
         return made
 
+    def refuse(self) -> None:
+        """What is wrong with the rows was said when they were read."""
+
+    def begin(self, objective: "Classify", model: Any, rows: Sequence) -> None:
+        """A new head says nothing yet that could be wrong."""
+
+    def speaks(self) -> tuple[str | None, list[int] | None]:
+        """A model of labels does not speak."""
+        return None, None
+
     def evaluate(self, objective: "Classify", model: Any, rows: Sequence[Example]) -> dict[str, float]:
         """Loss and accuracy on the validation side, under the names of the metrics file."""
         from firsthand.evaluate.labels import probabilities
@@ -95,7 +105,7 @@ class Labelling:
         loss = float(-np.log(np.maximum(chances, 1e-30)).mean())
         return {"eval/loss": loss, "eval/accuracy": float((found.argmax(axis=1) == targets).mean())}
 
-    def report(self, bundle: "Bundle", rows: Sequence[Example]) -> dict[str, Any]:
+    def report(self, tuned: "Bundle", load: Callable[[], "Bundle"], rows: Sequence[Example]) -> dict[str, Any]:
         """The test side: the model, two baselines of the same run, and whether they can be told apart.
 
         `examples` holds what every text scored, in the order of the test side: runs of one split can be compared by it.
@@ -108,13 +118,13 @@ class Labelling:
         test, wanted = self.side("test")
         targets, count = np.array(wanted), len(self.labels)
         found = {
-            "model": probabilities(bundle.model, [ids for ids, _ in rows], self.objective()),
+            "model": probabilities(tuned.model, [ids for ids, _ in rows], self.objective()),
             "bag_of_words": BagOfWords(texts, labels, count, self.weights).probabilities(test),
             "majority": majority(labels, len(test), count),
         }
         right = {name: (its.argmax(axis=1) == targets).astype(float) for name, its in found.items()}
         against = {name: paired(right["model"], right[name]) for name in ("bag_of_words", "majority")}
-        return {
+        test = {
             **{name: described(classification(its, targets, self.labels)) for name, its in found.items()},
             "model_against": {
                 name: {
@@ -130,6 +140,7 @@ class Labelling:
                 "loss": (-np.log(np.maximum(found["model"][np.arange(len(targets)), targets], 1e-30))).tolist(),
             },
         }
+        return {"test": test}
 
 
 def described(found: "Classification") -> dict[str, Any]:

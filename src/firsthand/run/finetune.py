@@ -7,24 +7,70 @@ OUT/trunk-*.bin    what the frozen layers made of the rows, computed once; delet
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from firsthand import config as configs
 from firsthand import files
 from firsthand.data.catalog import Progress
-from firsthand.errors import ConfigError
+from firsthand.errors import ConfigError, ModelError
 from firsthand.run.classify import Labelling
+from firsthand.run.instruct import Instructing
+from firsthand.run.prefer import Preferring
 from firsthand.run.train import agree
 from firsthand.run.tuning import TuneConfig, read_tuning
 
 if TYPE_CHECKING:
     from firsthand.checkpoint.bundle import Bundle
 
-TASKS = {"classify": Labelling}  # what a task must do: see its class
+
+class Task(Protocol):
+    """What a task must do: what is asked of it stands here in the order of a run."""
+
+    def examples(self, bundle: "Bundle") -> dict[str, list[Any]]:
+        """What the objective collates, by part: train, validation, test."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What became of the rows."""
+        ...
+
+    def refuse(self) -> None:
+        """An error where these rows must not be learned from."""
+
+    def objective(self) -> Any:
+        """What is learned."""
+        ...
+
+    def begin(self, objective: Any, model: Any, rows: Sequence) -> None:
+        """An error where the first step would already be wrong."""
+
+    def speaks(self) -> tuple[str | None, list[int] | None]:
+        """The chat template of the model from now on, and what ends its answers; None: as it was."""
+        ...
+
+    def evaluate(self, objective: Any, model: Any, rows: Sequence) -> dict[str, float]:
+        """The validation part, under the names of the metrics file."""
+        ...
+
+    def report(self, tuned: "Bundle", load: Callable[[], "Bundle"], rows: Sequence) -> dict[str, Any]:
+        """What the model is worth on the test part; `load` gives the untuned one."""
+        ...
+
+
+TASKS: dict[str, Callable[[TuneConfig], Task]] = {
+    "classify": Labelling,
+    "instruct": Instructing,
+    "prefer": Preferring,
+}
+Tell = Callable[[str, dict[str, Any]], None]  # "rows", "cost" or "test", and the facts of it
+
+
+def silent(what: str, facts: dict[str, Any]) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +87,7 @@ def finetune(
     *words: str | Path,
     resume: bool = False,
     track: str = "none",
-    tell: Callable[[dict[str, Any]], None] | None = None,
+    tell: Tell = silent,
     progress: Progress | None = None,
 ) -> Tuned:
     """Teach the model that the words name, test it on rows it never saw, and write the report beside it.
@@ -61,14 +107,13 @@ def finetune(
     begin.find(folder, "resume" if resume else "new")
     bundle = _start(settings, load(settings.model, progress=progress))
     agree(settings, folder, resume)
-    rows, objective = task.examples(bundle), task.objective()
-    _prepare(settings, bundle.model, objective)
+    rows, objective = _ready(settings, task, bundle, tell)
     arithmetic = begin.arithmetic(settings.train, bundle.model, folder, ALONE)
     trunk = _trunk(folder, bundle.model, objective, [*rows["train"], *rows["validation"]])
-    cost = costs(settings, bundle, rows["train"], trunk, arithmetic.gigaflops)
-    if tell is not None:
-        tell({**task.facts(), **cost})
+    cost = costs(settings, bundle, objective, rows["train"], trunk, arithmetic.gigaflops)
+    tell("cost", cost)
     prepared = time.monotonic()
+    _begin(task, bundle.model, objective, rows["train"], arithmetic)
     if trunk is not None:
         _fill(trunk, bundle.model, arithmetic, progress)
         objective.trunk = trunk
@@ -84,27 +129,40 @@ def finetune(
         start="resume" if resume else "new",
         tracker=track,
         about=_about(settings, bundle, task),
+        template=task.speaks()[0],
         evaluate=partial(task.evaluate, objective),
     )
-    seconds = {"trunk": ready - prepared, "training": fitted.progress.seconds, "all": time.monotonic() - began}
-    trained = load(fitted.path, arithmetic.device)
-    told = {
-        "model": settings.model,
-        "run": str(folder),
-        "task": settings.task.kind,
-        "steps": fitted.progress.step,
-        "rows": task.facts(),
-        "test": task.report(trained, rows["test"]),
-        "cost": {**cost, "seconds": seconds, "arithmetic": str(arithmetic)},
-        "settings": asdict(settings),
-    }
+    tell("test", {"rows": len(rows["test"])})
+    tuned = load(fitted.path, arithmetic.device)
+    spent = {"trunk": ready - prepared, "training": fitted.progress.seconds}
+    told = _report(settings, task, tuned, fitted.progress, rows["test"])
+    spent |= {"test": told.pop("seconds"), "all": time.monotonic() - began}
+    told |= {"cost": {**cost, "seconds": spent, "arithmetic": str(arithmetic)}, "settings": asdict(settings)}
     files.write_file(folder / "report.json", json.dumps(told, indent=1) + "\n")
     if trunk is not None:
         trunk.forget()
-    return Tuned(folder, trained, told, time.monotonic() - began)
+    return Tuned(folder, tuned, told, time.monotonic() - began)
 
 
-def plan(*words: str | Path, progress: Progress | None = None) -> dict[str, Any]:
+def _report(settings: TuneConfig, task: Task, tuned: "Bundle", progress: Any, rows: list[Any]) -> dict[str, Any]:
+    """What was done, and what the model is worth now."""
+    from firsthand.run.source import load
+
+    began, device = time.monotonic(), str(tuned.model.embed.weight.device)
+    return {
+        "model": settings.model,
+        "run": settings.out,
+        "task": settings.task.kind,
+        "seed": settings.train.seed,
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "rows": task.facts(),
+        **task.report(tuned, lambda: load(settings.model, device), rows),
+        "seconds": time.monotonic() - began,
+    }
+
+
+def plan(*words: str | Path, tell: Tell = silent, progress: Progress | None = None) -> dict[str, Any]:
     """What a run would be, without doing it: its settings, its rows, and what it costs."""
     from firsthand.run.source import load
     from firsthand.training import device
@@ -112,12 +170,11 @@ def plan(*words: str | Path, progress: Progress | None = None) -> dict[str, Any]
     settings = read_tuning(words)
     task = TASKS[settings.task.kind](settings)
     bundle = _start(settings, load(settings.model, progress=progress))
-    rows, objective = task.examples(bundle), task.objective()
-    _prepare(settings, bundle.model, objective)
+    rows, objective = _ready(settings, task, bundle, tell)
     shape, train = bundle.model.config, settings.train
     arithmetic = device.choose(train.device, train.dtype, train.batch_size * shape.context_length, shape.d_model)
     trunk = _trunk(Path(settings.out), bundle.model, objective, [*rows["train"], *rows["validation"]])
-    told = {**task.facts(), **costs(settings, bundle, rows["train"], trunk, arithmetic.gigaflops)}
+    told = {**task.facts(), **costs(settings, bundle, objective, rows["train"], trunk, arithmetic.gigaflops)}
     return {"settings": configs.write(settings), **told, "arithmetic": str(arithmetic)}
 
 
@@ -132,17 +189,44 @@ def _start(settings: TuneConfig, bundle: "Bundle") -> "Bundle":
     return bundle
 
 
+def _ready(settings: TuneConfig, task: Task, bundle: "Bundle", tell: Tell) -> tuple[dict[str, list[Any]], Any]:
+    """The rows, looked at and told before anything is refused, and the objective, for which the model is changed."""
+    rows = task.examples(bundle)
+    tell("rows", task.facts())
+    task.refuse()
+    objective = task.objective()
+    _prepare(settings, bundle.model, objective)
+    return rows, objective
+
+
+def _begin(task: Task, model: Any, objective: Any, rows: list, arithmetic: Any) -> None:
+    """Look at the first step before it is done, with the arithmetic of the run."""
+    import torch
+
+    model.to(arithmetic.device)
+    with torch.no_grad(), arithmetic.products(), arithmetic.autocast():
+        task.begin(objective, model, rows)
+
+
 def _prepare(settings: TuneConfig, model: Any, objective: Any) -> None:
     """Build, swap, prepare, in this order: an adapter freezes what it stands around, the objective thaws its head."""
     from firsthand.linear import lora
     from firsthand.linear.kinds import change
     from firsthand.linear.lora import Lora, settings_of
+    from firsthand.linear.shrink import described, layers
 
-    if settings.task.thaw == "lora":
+    thaw = settings.task.thaw
+    if lora.names(model):
+        raise ConfigError(f"{settings.model} has adapters already; merge them first: firsthand merge")
+    if thaw not in ("lora", "head") and (found := layers(model)):
+        raise ModelError(
+            f"{settings.model} is quantized ({described(found)}): whole numbers have no gradient, and task.thaw={thaw} "
+            "would learn them. Use task.thaw=lora, or tune the original",
+            code=13,
+        )
+    if thaw == "lora":
         chosen = settings.lora
         adapter = Lora("default", chosen.rank, chosen.alpha, chosen.dropout, chosen.root, chosen.dora)
-        if lora.names(model):
-            raise ConfigError(f"{settings.model} has adapters already; merge them first, or choose another task.thaw")
         change(model, "lora", list(chosen.patterns), settings_of(adapter))
         lora.initialise(model, adapter.name, settings.train.seed)
     objective.prepare(model)
@@ -150,11 +234,18 @@ def _prepare(settings: TuneConfig, model: Any, objective: Any) -> None:
 
 def _trunk(folder: Path, model: Any, objective: Any, rows: list) -> Any:
     """The frozen part of the model over these rows; None where nothing at the bottom is frozen."""
-    from firsthand.objectives.classify import frozen_below
+    from firsthand.objectives.thaw import frozen_below
     from firsthand.objectives.trunk import Trunk
 
     blocks = frozen_below(model, objective.thaw)[0]
-    return Trunk(folder, [ids for ids, _ in rows], blocks) if blocks else None
+    return Trunk(folder, read(objective, rows), blocks) if blocks else None
+
+
+def read(objective: Any, examples: list) -> list[list[int]]:
+    """The ids that a model reads of some examples, row by row."""
+    batches = (objective.collate([example]) for example in examples)
+    rows = ((batch.inputs, batch.lengths.tolist()) for batch in batches)
+    return [ids[:length].tolist() for inputs, lengths in rows for ids, length in zip(inputs, lengths, strict=True)]
 
 
 def _fill(trunk: Any, model: Any, arithmetic: Any, progress: Progress | None) -> None:
@@ -164,14 +255,17 @@ def _fill(trunk: Any, model: Any, arithmetic: Any, progress: Progress | None) ->
         trunk.fill(model, None if progress is None else lambda done, total: progress("frozen layers", done, total))
 
 
-def costs(settings: TuneConfig, bundle: "Bundle", rows: list, trunk: Any, gigaflops: float) -> dict[str, Any]:
+def costs(
+    settings: TuneConfig, bundle: "Bundle", objective: Any, rows: list, trunk: Any, gigaflops: float
+) -> dict[str, Any]:
     """Parameters, bytes and seconds; time by half the measured speed of a product, as far as one was measured."""
     model, train = bundle.model, settings.train
     sizes = {name: weight.numel() for name, weight in model.named_parameters()}
     learned = sum(sizes[name] for name, weight in model.named_parameters() if weight.requires_grad)
     tables = sum(sizes[name] for name in sizes if name.startswith(("embed.", "positions.")))
     below = 0 if trunk is None else sum(n for name, n in sizes.items() if _under(name, trunk.blocks))
-    tokens = train.steps * train.batch_size * train.accumulate * sum(len(ids) for ids, _ in rows) // len(rows)
+    one = sum(map(len, read(objective, rows))) / len(rows)  # of an example, on average
+    tokens = int(train.steps * train.batch_size * train.accumulate * one)
     passes = tokens * (2 * (sum(sizes.values()) - tables - below) + 4 * learned)
     operations = passes + (0 if trunk is None else 2 * below * trunk.tokens)
     return {
@@ -190,9 +284,10 @@ def _under(name: str, blocks: int) -> bool:
     return name.startswith("blocks.") and int(name.split(".")[1]) < blocks
 
 
-def _about(settings: TuneConfig, bundle: "Bundle", task: Labelling) -> dict[str, Any]:
+def _about(settings: TuneConfig, bundle: "Bundle", task: Task) -> dict[str, Any]:
     """What the checkpoint says of its origin."""
-    data = {"source": settings.data.source, **{name: task.split.counts[name] for name in ("train", "test")}}
+    facts, ends = task.facts(), task.speaks()[1]
+    data = {"source": settings.data.source, **{name: facts[name] for name in ("train", "test")}}
     parent = {"model": settings.model, **{key: bundle.about[key] for key in ("source", "step") if key in bundle.about}}
     reading: dict[str, Any] = {} if settings.data.longest is None else {"longest": settings.data.longest}
     if settings.task.frame != "{text}":
@@ -204,6 +299,6 @@ def _about(settings: TuneConfig, bundle: "Bundle", task: Labelling) -> dict[str,
         "parent": parent,
         "data": data,
         **reading,
-        "ends": list(bundle.ends),
+        "ends": list(bundle.ends) if ends is None else ends,
         "settings": configs.write(settings),
     }

@@ -210,7 +210,7 @@ def in_rows(bundle: Bundle, ids: np.ndarray, tokens: int, more: int) -> Tensor:
 
 def nats(model: GPT, rows: Tensor) -> np.ndarray:
     """The mean loss of each row: (R, T + 1) -> R numbers."""
-    return torch.cat([token_losses(model, row[None]).double().mean(dim=1) for row in rows]).numpy()
+    return torch.cat([token_losses(model, row[None]).double().mean(dim=1) for row in rows]).cpu().numpy()
 
 
 def lost(made: GPT, original: GPT) -> tuple[str, float]:

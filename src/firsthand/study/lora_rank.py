@@ -33,6 +33,7 @@ ALWAYS = (
     "task.style=plain",
     "train.batch_size=8",
     "train.eval_every=0",
+    "task.test=short",
     "lora.alpha=32",
 )
 SHARE = "0.9"  # of the change that a rank should hold

@@ -31,6 +31,7 @@ ALWAYS = (
     "train.learning_rate=1e-3",
     "train.min_learning_rate=1e-4",
     "train.eval_every=0",
+    "task.test=short",
 )
 
 

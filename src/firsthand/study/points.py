@@ -13,7 +13,8 @@ from firsthand.errors import ConfigError
 from firsthand.evaluate.stats import Repeated, crossed, repeated
 from firsthand.study.work import Result
 
-LOWER = ("loss", "answer_loss", "validation_loss")  # scores of which less is better
+LOWER = ("loss", "answer_loss", "validation_loss", "echo")  # scores of which less is better
+NEITHER = ("words",)  # of which neither more nor less is better
 WORDS = {1: "better", -1: "worse", 0: "not distinguishable"}
 
 
@@ -108,7 +109,9 @@ def against(first: Point, second: Point, score: str) -> dict[str, Any]:
 
 
 def verdict(found: Repeated, score: str) -> str:
-    """Better, worse, or not distinguishable; of a loss, less is better."""
+    """Better, worse, or not distinguishable; of a loss, less is better; of a length, only more or fewer is said."""
+    if score in NEITHER and found.sign:
+        return "more" if found.sign > 0 else "fewer"
     return WORDS[-found.sign if score in LOWER else found.sign]
 
 

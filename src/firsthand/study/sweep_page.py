@@ -28,6 +28,9 @@ UNITS = {
     "loss": "loss on the test side, nats per example",
     "answer_loss": "loss of the test answers, nats per token",
     "validation_loss": "loss on the validation side",
+    "tasks_solved": "share of test tasks that are solved",
+    "echo": "share of answers that repeat five words of the question in a row, and need not",
+    "words": "words of an answer",
     "rouge_l": "likeness to the answers wanted, ROUGE-L",
     "exact_match": "share of answers that are the ones wanted",
 }

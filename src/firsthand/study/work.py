@@ -94,6 +94,7 @@ def _of_finetune(path: Path) -> Result:
     report = files.parse_json(files.read_file(path / "report.json"), str(path / "report.json"))
     return {
         "scores": report["test"]["examples"],
+        "sizes": report["test"].get("example_sizes", {}),
         "parameters_learned": report["cost"]["parameters_learned"],
         "seconds": report["cost"]["seconds"],
         "arithmetic": report["cost"]["arithmetic"],

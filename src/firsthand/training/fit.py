@@ -45,6 +45,7 @@ def fit(
     start: begin.Start = "new",
     tracker: str = "none",
     about: dict | None = None,
+    template: str | None = None,
     evaluate: Evaluate | None = None,
     sample: Sample | None = None,
 ) -> Fitted:
@@ -82,6 +83,7 @@ def fit(
             evaluate=evaluate or held_out(objective, config.batch_size),
             sample=sample,
             about=about or {},
+            template=template,
             trackers=[] if ranks.rank else track.trackers(tracker, folder, config.steps, asdict(config)),
         )
         for each in job.trackers:
@@ -145,15 +147,17 @@ def _records(job: Job) -> Iterator[Record]:
 
 
 def held_out(objective: Objective, batch_size: int) -> Evaluate:
-    """The plain validation: the objective's own loss, once over all examples."""
+    """The plain validation: the objective's own loss and whatever else it sums up, once over all examples."""
 
     def evaluate(model: Any, data: Sequence) -> dict[str, float]:
-        total, count = 0.0, 0
+        sums, count = {"loss": 0.0}, 0
         for first in range(0, len(data), batch_size):
             batch = objective.collate([data[i] for i in range(first, min(first + batch_size, len(data)))])
-            total += float(objective.loss(model, batch.to(next(model.parameters()).device)).total)
+            loss = objective.loss(model, batch.to(next(model.parameters()).device))
+            for name, value in {"loss": loss.total, **loss.metrics}.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
             count += batch.count
-        return {"eval/loss": total / max(1, count)}
+        return {f"eval/{name}": value / max(1, count) for name, value in sums.items()}
 
     return evaluate
 

@@ -40,6 +40,7 @@ class Job:
     evaluate: Evaluate
     sample: Sample | None
     about: dict  # of the caller: goes into firsthand.json
+    template: str | None  # how turns of a chat become text, if the model shall be spoken to
     trackers: list[track.Tracker]
     facts: dict = field(default_factory=dict)  # what is compared on resume
     progress: state.Progress = field(default_factory=state.Progress)
@@ -104,7 +105,7 @@ class Job:
         if self.ranks.rank == 0:
             tensors, numbers = state.capture(self.progress, self.optimizer, self.scale, self.facts)
             about = {**self.about, "step": self.progress.step, "tokens": self.progress.tokens}
-            bundle.save(target, self.model, self.tokenizer, about, tensors, numbers)
+            bundle.save(target, self.model, self.tokenizer, about, tensors, numbers, self.template)
             files.retire(self.folder, self.config.keep)
         self.ranks.wait()  # no rank may read, or end with, a checkpoint that the first is still writing
         self.saved = target
