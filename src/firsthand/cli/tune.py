@@ -8,14 +8,17 @@ from firsthand.cli.meter import Meter, fetched
 
 
 def finetune(model: str, *settings: str, resume: bool = False, dry_run: bool = False, track: str = "none") -> None:
-    """Teach a model to tell labels apart, and test it: `firsthand finetune smollm2-135m-instruct data.source=sms-spam`.
+    """Teach a model labels, answers or preferences, and test it: `firsthand finetune MODEL configs/instruct.toml`.
+
+    The rows are looked at before the first step, and refused where they would teach the wrong thing. The test is of the
+    model and of the untuned one, with intervals, and says what was forgotten.
 
     Parameters
     ----------
     model
         A run folder, a checkpoint, or a model of another program: a name, a folder, a file.
     settings
-        TOML files and section.key=value, merged left to right: task.kind=classify, data.source=FILE, out=runs/NAME.
+        TOML files and section.key=value, merged left to right: task.kind=instruct, data.source=FILE, out=runs/NAME.
     resume
         Go on from the newest checkpoint of the folder; the rest of the run is bit for bit what it would have been.
     dry_run
@@ -35,10 +38,10 @@ def finetune(model: str, *settings: str, resume: bool = False, dry_run: bool = F
 
         if dry_run:
             planned = tuning.plan(*words, progress=progress)
-            notes = planned.pop("notes", [])
+            notes, dropped = planned.pop("notes", []), planned.pop("first_dropped", [])
             show.plan({name: _in_words(value) for name, value in planned.items()})
-            for note in notes:
-                show.paragraph(f"note  {note}")
+            for line in [*(f"dropped: {place}" for place in dropped), *(f"note  {note}" for note in notes)]:
+                show.paragraph(line)
         else:
             _finished(tuning.finetune(*words, resume=resume, track=track, tell=_said, progress=progress))
 
@@ -106,6 +109,7 @@ def _conversations(facts: dict[str, Any]) -> list[str]:
         + (f"{ends:,} answers without their end" if ends else "every answer with its end"),
         f"{facts['duplicates']:,} duplicates, {facts['nearly_the_same']:,} nearly; {leaked:,} test questions are in "
         "training too",
+        *(f"      dropped: {place}" for place in facts["first_dropped"]),
         *(f"note  {note}" for note in facts["notes"]),
     ]
 

@@ -24,6 +24,12 @@ class Batch:
     targets: Tensor
     lengths: Tensor
     count: int
+    rows: int = 1  # that one example makes; a pair makes two
+
+    @property
+    def examples(self) -> int:
+        """How many examples it was made of: so far does it move a run on in its data."""
+        return len(self.inputs) // self.rows
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""

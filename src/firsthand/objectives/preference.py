@@ -119,7 +119,7 @@ class Preference:
             if list(chosen[0]) == list(rejected[0]):
                 raise DataError("a pair has the same answer twice; firsthand data check says which", code=35)
         batch = rows([chosen for chosen, _ in examples] + [rejected for _, rejected in examples])
-        return Batch(batch.inputs, batch.targets, batch.lengths, len(examples))
+        return Batch(batch.inputs, batch.targets, batch.lengths, len(examples), rows=2)
 
     def loss(self, model: Any, batch: Batch) -> Loss:
         """The sum over the pairs, and sums of what is worth watching: rewards, margins, log-probabilities."""

@@ -12,7 +12,6 @@ import numpy as np
 
 from firsthand import files
 from firsthand.data.tasks import Task, right, tasks
-from firsthand.run.talks import Talks, forgetting
 from firsthand.run.text import locate
 from firsthand.run.tuning import TuneConfig
 from firsthand.run.verdict import AGAINST, amount, gained, lowered, share
@@ -35,6 +34,8 @@ class Instructing:
 
     def examples(self, bundle: "Bundle") -> dict[str, list[Any]]:
         """The rows of all parts as (ids, mask)."""
+        from firsthand.run.talks import Talks
+
         self.talks = Talks(self.settings, bundle, "instruct", self.settings.task.learn)
         return self.talks.rows()
 
@@ -73,7 +74,7 @@ class Instructing:
         sizes = {"answer_loss": loss.pop("sizes")}
         return {
             "test": {"answer_loss": loss, **answers, "examples": examples, "example_sizes": sizes},
-            **({"forgetting": forgetting(self.settings, tuned, bundles["untuned"])} if whole else {}),
+            **({"forgetting": self.talks.general.forgotten(tuned, bundles["untuned"])} if whole else {}),
             "preflight": self.talks.audit.facts(),
         }
 

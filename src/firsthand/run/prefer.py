@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from firsthand.run.talks import Talks, forgetting
 from firsthand.run.text import locate
 from firsthand.run.tuning import TuneConfig
 from firsthand.run.verdict import AGAINST, amount, gained, lower, share
@@ -27,6 +26,8 @@ class Preferring:
 
     def examples(self, bundle: "Bundle") -> dict[str, list[Any]]:
         """The pairs of all parts as (chosen, rejected), each (ids, mask)."""
+        from firsthand.run.talks import Talks
+
         self.talks = Talks(self.settings, bundle, "preference")
         return self.talks.rows()
 
@@ -63,7 +64,7 @@ class Preferring:
         untuned = load()
         return {
             "test": pairs(self.objective(), tuned, untuned, rows),
-            "forgetting": forgetting(self.settings, tuned, untuned),
+            "forgetting": self.talks.general.forgotten(tuned, untuned),
             "preflight": self.talks.audit.facts(),
         }
 

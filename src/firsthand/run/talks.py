@@ -3,13 +3,17 @@
 What was learned is measured beside what was lost: bits per byte of general text, before and after.
 """
 
+from dataclasses import dataclass
 from math import inf, log
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from torch import Tensor
 
 from firsthand.checkpoint.bundle import Bundle
 from firsthand.data import audit as audits
 from firsthand.data.audit import Part
 from firsthand.data.conversations import Kind
+from firsthand.data.ledger import SHOWN
 from firsthand.run.audit import PARTS, divided, parts
 from firsthand.run.quantize import in_rows, judged, nats
 from firsthand.run.tuning import TuneConfig
@@ -32,6 +36,7 @@ class Talks:
         self.given = [name for name in PARTS if name in found] if any(own) else []
         self.parts = _completed(found, fractions, seed)
         self.audit = audits.audit(self.parts, kind, self.chat, length, learn, data.allow_leakage)
+        self.general = General.of(bundle, settings)
 
     def rows(self) -> dict[str, list[Any]]:
         """What an objective collates, by part; the validation part by length, so that there is little padding."""
@@ -47,6 +52,7 @@ class Talks:
             "rows": sum(part.read for part in made.parts.values()),
             **{name: part.kept for name, part in made.parts.items()},
             "dropped": sum(sum(part.dropped.values()) for part in made.parts.values()),
+            "first_dropped": [place for part in made.parts.values() for place in part.first][:SHOWN],
             "shortened": sum(part.truncated for part in made.parts.values()),
             "written_as": made.style,
             "tokens_at_most": made.context_length,
@@ -68,17 +74,22 @@ def _completed(found: dict[str, Part], fractions: dict[str, float], seed: int) -
     return {name: found[name] for name in PARTS}
 
 
-def forgetting(settings: TuneConfig, tuned: Bundle, untuned: Bundle) -> dict[str, Any]:
-    """Bits per byte of text that nothing was learned from, before and after; a rise is what the new skill cost."""
-    ids, bytes_per_token, name = judged(untuned, settings.model, settings.data.general)
-    rows, per_bit = in_rows(untuned, ids, GENERAL, 1), log(2) * bytes_per_token
-    after, before = (nats(bundle.model, rows) / per_bit for bundle in (tuned, untuned))
-    return {
-        "text": name,
-        "tokens": rows[:, 1:].numel(),
-        "bits_per_byte": {
-            "model": amount(after),
-            "untuned": amount(before),
-            AGAINST: lower(after, before),
-        },
-    }
+@dataclass(frozen=True)
+class General:
+    """Text that nothing is learned from; found before training, for it may not be there."""
+
+    rows: Tensor  # (R, T + 1)
+    nats_per_bit: float  # of a token, by the bytes it stands for
+    name: str
+
+    @classmethod
+    def of(cls, bundle: Bundle, settings: TuneConfig) -> Self:
+        """The text that is named, else what the model's own run held out, else the end of pydocs."""
+        ids, bytes_per_token, name = judged(bundle, settings.model, settings.data.general)
+        return cls(in_rows(bundle, ids, GENERAL, 1), log(2) * bytes_per_token, name)
+
+    def forgotten(self, tuned: Bundle, untuned: Bundle) -> dict[str, Any]:
+        """Bits per byte of it, before and after; a rise is what the new skill cost."""
+        after, before = (nats(bundle.model, self.rows) / self.nats_per_bit for bundle in (tuned, untuned))
+        bits = {"model": amount(after), "untuned": amount(before), AGAINST: lower(after, before)}
+        return {"text": self.name, "tokens": self.rows[:, 1:].numel(), "bits_per_byte": bits}

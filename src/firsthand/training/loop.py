@@ -117,7 +117,7 @@ def steps(
             raise _knobs(error, micro) from error
         finally:
             model.zero_grad(set_to_none=True)
-        position = first + sum(len(batch.inputs) for batch in micro) * ranks.world
+        position = first + sum(batch.examples for batch in micro) * ranks.world
         seconds = time.monotonic() - begin
         overflowed = scale.overflowed(loss, norm)
         scale.adapt(fine)
@@ -146,7 +146,7 @@ def _backward(
     device = next(model.parameters()).device
     with arithmetic.autocast():  # around all of them: a weight is rounded once a step, not once a micro-batch
         for m, batch in enumerate(micro):
-            torch.manual_seed(dropout_seed(seed, first + (m * ranks.world + ranks.rank) * len(batch.inputs)))
+            torch.manual_seed(dropout_seed(seed, first + (m * ranks.world + ranks.rank) * batch.examples))
             loss = objective.loss(model, batch.to(device))
             with arithmetic.autocast(enabled=False):
                 (loss.total * (scale.value / count)).backward()
@@ -211,7 +211,7 @@ def _refusal(facts: dict[str, Any], in_a_row: int) -> str:
 def _knobs(error: BaseException, micro: list[Batch]) -> TrainingError:
     """What to turn when memory ran out."""
     rows, length = micro[0].inputs.shape
-    halved = f"train.batch_size={max(1, rows // 2)} train.accumulate={2 * len(micro)} (the same result)"
+    halved = f"train.batch_size={max(1, micro[0].examples // 2)} train.accumulate={2 * len(micro)} (the same result)"
     return TrainingError(
         f"out of memory with batches of {rows} x {length} ids ({str(error).splitlines()[0][:60]}). "
         f"Try {halved}, or train.checkpointing=true, or train.dtype=bfloat16",

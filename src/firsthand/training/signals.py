@@ -16,7 +16,7 @@ class Interrupted(TrainingError):
         name = signal.Signals(number).name
         super().__init__(
             f"stopped by {name} after step {step:,}; saved as {saved}. "
-            "Go on by the same command (firsthand train: with --resume)"
+            "Go on by the same command (firsthand train and finetune: with --resume)"
         )
         self.exit_code = 128 + number
 
