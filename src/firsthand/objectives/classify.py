@@ -29,6 +29,8 @@ class Classify:
     frozen blocks are not computed again; dropout in them is then off, as it should be where nothing learns.
     """
 
+    references = 0  # forward passes beside the model's own
+
     def __init__(
         self,
         labels: Sequence[str],

@@ -23,6 +23,8 @@ class Instruct:
     a `trunk`, the frozen blocks are not computed again. "all" and "lora" leave the model as it came.
     """
 
+    references = 0  # forward passes beside the model's own
+
     def __init__(self, learn: Learn = "answer", thaw: Thaw = "all"):
         if thaw == "head":
             raise ConfigError("thaw is head, which is a new head of labels; answers come from the old one. Use block")

@@ -82,6 +82,7 @@ class Preference:
         if thaw == "head":
             raise ConfigError("thaw is head, which is a new head of labels; answers come from the old one. Use block")
         self.kind, self.beta, self.smoothing, self.margin, self.thaw = kind, beta, smoothing, margin, thaw
+        self.references = int(kind in REFERENCE)  # forward passes beside the model's own
         self.reference: Any = None
         self.trunk: Trunk | None = None
 

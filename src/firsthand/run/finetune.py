@@ -266,7 +266,9 @@ def costs(
     below = 0 if trunk is None else sum(n for name, n in sizes.items() if _under(name, trunk.blocks))
     one = sum(map(len, read(objective, rows))) / len(rows)  # of an example, on average
     tokens = int(train.steps * train.batch_size * train.accumulate * one)
-    passes = tokens * (2 * (sum(sizes.values()) - tables - below) + 4 * learned)
+    body = sum(sizes.values()) - tables - below
+    back = body if objective.thaw == "lora" else learned  # to reach adapters, the way back leads through everything
+    passes = tokens * (2 * body * (1 + objective.references) + 2 * back + 2 * learned)
     operations = passes + (0 if trunk is None else 2 * below * trunk.tokens)
     return {
         "parameters": sum(sizes.values()),

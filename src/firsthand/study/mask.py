@@ -16,8 +16,22 @@ from firsthand.study.work import Result
 
 ARMS = ("answer", "all")
 SIZES: dict[Size, tuple[str, ...]] = {
-    "short": ("train.steps=8", "train.warmup=2", "task.asked=8", "task.answer_tokens=16", "data.test_fraction=0.05"),
-    "cpu": ("train.steps=24", "train.warmup=3", "task.asked=32", "task.answer_tokens=40", "data.test_fraction=0.05"),
+    "short": (
+        "train.steps=8",
+        "train.warmup=2",
+        "task.asked=8",
+        "task.answer_tokens=16",
+        "data.test_fraction=0.05",
+        "data.validation_fraction=0.02",
+    ),
+    "cpu": (
+        "train.steps=56",
+        "train.warmup=6",
+        "task.asked=55",
+        "task.answer_tokens=40",
+        "data.test_fraction=0.1",
+        "data.validation_fraction=0.05",
+    ),
     "gpu": ("train.steps=300", "train.warmup=20", "task.asked=110", "task.answer_tokens=128"),
 }
 ALWAYS = (
