@@ -144,7 +144,7 @@ def test_the_smallest_rank_that_is_not_worse_is_enough(tmp_path):
     verdicts = {pair["first"]: pair["verdict"] for pair in told["comparisons"]}
     assert verdicts == {"rank 8": "worse", "rank 16": "not distinguishable"}
     assert told["verdict"].startswith(
-        "Rank 16 is enough here: solved 0.9333 against 0.95 of full fine-tuning (-0.0167 ["
+        "Rank 16 is the smallest not told from full fine-tuning: solved 0.9333 against 0.95 (-0.0167 ["
     )
     assert "2 seeds), with 10.0% of the parameters and 2.0 instead of 2.0 GB" in told["verdict"]
     assert told["verdict"].endswith("to hold 90 % of full fine-tuning's change, the middle layer needs 50.")

@@ -69,7 +69,7 @@ class Instructing:
         """The test part, by the model and by the untuned one, and what became of other text."""
         whole = self.settings.task.test == "whole"
         bundles = {"model": tuned} | ({"untuned": load()} if whole else {})
-        loss, answers = losses(bundles, rows), self._answers(bundles)
+        loss, answers = losses(bundles, evenly(rows, self.settings.task.tested or len(rows))), self._answers(bundles)
         examples = {**loss.pop("examples"), **answers.pop("examples", {})}
         sizes = {"answer_loss": loss.pop("sizes")}
         return {

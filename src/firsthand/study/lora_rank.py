@@ -22,7 +22,7 @@ FULL = "full"
 RATES = {"lora": ("3e-4", "1e-3", "3e-3"), FULL: ("3e-5", "1e-4", "3e-4")}
 RANKS: dict[Size, tuple[int, ...]] = {"short": (2, 16), "cpu": (8, 16, 32, 128), "gpu": (1, 8, 16, 32, 64, 128, 256)}
 SIZES: dict[Size, tuple[str, ...]] = {
-    "short": ("train.steps=10", "train.warmup=2", "task.asked=0"),
+    "short": ("train.steps=8", "train.warmup=2", "task.asked=0", "task.tested=92"),
     "cpu": ("train.steps=40", "train.warmup=4", "task.asked=92", "task.answer_tokens=12"),
     "gpu": ("train.steps=300", "train.warmup=20", "task.asked=368", "task.answer_tokens=24"),
 }
@@ -158,9 +158,12 @@ def verdict(told: dict[str, Any], ranks: Sequence[Point], full: Point) -> str:
     peak = [max(one["peak_bytes"] for one in point.results) / 1e9 for point in (first, full)]
     wanted = told["spectrum"].get("median")
     spectral = "" if wanted is None else f"; to hold 90 % of full fine-tuning's change, the middle layer needs {wanted}"
+    what = (
+        "better than full fine-tuning" if pair["verdict"] == "better" else "the smallest not told from full fine-tuning"
+    )
     return (
-        f"{first.name.capitalize()} is enough here: {name} {ours:.4g} against {theirs:.4g} of full fine-tuning "
-        f"({pair['difference']:+.4f} [{low:+.4f}, {high:+.4f}], {pair['verdict']}, {seeds}), with {share:.1%} of the "
+        f"{first.name.capitalize()} is {what}: {name} {ours:.4g} against {theirs:.4g} "
+        f"({pair['difference']:+.4f} [{low:+.4f}, {high:+.4f}], {seeds}), with {share:.1%} of the "
         f"parameters and {peak[0]:.1f} instead of {peak[1]:.1f} GB{spectral}."
     )
 

@@ -28,8 +28,8 @@ ARMS = {  # what differs from one arm to the next
     "random weights": ("task.thaw=all", "task.start=random"),
 }
 SIZES: dict[Size, tuple[str, ...]] = {
-    "short": ("train.steps=12", "train.warmup=2", "data.longest=48", "data.test_fraction=0.2"),
-    "cpu": ("train.steps=60", "train.warmup=6", "data.longest=80", "data.test_fraction=0.25"),
+    "short": ("train.steps=12", "train.warmup=2", "data.longest=32", "data.test_fraction=0.15"),
+    "cpu": ("train.steps=30", "train.warmup=3", "data.longest=48", "data.test_fraction=0.25"),
     "gpu": ("train.steps=300", "train.warmup=30", "data.test_fraction=0.25"),
 }
 SHORT = (BASE, "LoRA 8", "first token")  # arms of the short form
