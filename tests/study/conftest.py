@@ -2,13 +2,19 @@
 
 import pytest
 import torch
-from sweeps import tiny_words
+from sweeps import talking_words, tiny_words
 
 
 @pytest.fixture(scope="session")
 def words(tmp_path_factory):
     """What `finetune` takes, for a tiny model and a tiny data set."""
     return tiny_words(tmp_path_factory.mktemp("sweeps"))
+
+
+@pytest.fixture(scope="session")
+def talking(tmp_path_factory):
+    """What a study of answers takes, for a tiny model and easy questions."""
+    return talking_words(tmp_path_factory.mktemp("talking"))
 
 
 @pytest.fixture

@@ -198,3 +198,35 @@ def test_a_study_is_one_command_and_goes_on(words, tmp_path, capsys):
     assert_harmless((tmp_path / "s" / "report.html").read_text())
     assert main(line) == 0
     assert "6 cells, 6 done before" in capsys.readouterr().err
+
+
+def test_the_mask_study_runs_and_scores_every_answer(talking, tmp_path, capsys):
+    out = tmp_path / "s"
+    assert main(["study", "mask", *talking, "--size", "short", "--out", str(out), "--workers", "2"]) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert "with the questions learned too, the loss of the test answers is" in capsys.readouterr().out
+    assert [pair["score"] for pair in report["comparisons"]] == [
+        "answer_loss", "exact_match", "rouge_l", "words", "echo",
+    ]  # fmt: skip
+    run = json.loads((out / "cells" / "all,seed=1" / "report.json").read_text())
+    sums, counts = run["test"]["examples"]["answer_loss"], run["test"]["example_sizes"]["answer_loss"]
+    assert sum(sums) / sum(counts) == pytest.approx(run["test"]["answer_loss"]["model"]["mean"])
+    assert report["points"][1]["scores"]["answer_loss"]["mean"] == pytest.approx(sum(sums) / sum(counts))
+    assert "forgetting" not in run
+    assert "untuned" not in run["test"]["answer_loss"]
+    assert_harmless((out / "report.html").read_text())
+
+
+def test_the_rank_study_runs_and_looks_at_what_full_fine_tuning_changed(talking, tmp_path, capsys):
+    out = tmp_path / "s"
+    assert main(["study", "lora-rank", *talking, "task.tested=3", "--size", "short", "--out", str(out)]) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["verdict"] in capsys.readouterr().out
+    assert [point["point"] for point in report["points"]] == ["rank 2", "rank 16", "full"]
+    assert set(report["spectrum"]["rank_for_90"]) == {
+        "attention.q", "attention.k", "attention.v", "attention.o", "mlp.up", "mlp.down", "head",
+    }  # fmt: skip
+    assert all(1 <= least <= middle <= most <= 16 for least, middle, most in report["spectrum"]["rank_for_90"].values())
+    run = json.loads((out / "cells" / "full,rate-1e-4,seed=1" / "report.json").read_text())
+    assert run["test"]["answer_loss"]["model"]["count"] == len(run["test"]["examples"]["answer_loss"]) == 3
+    assert "What full fine-tuning changed" in (out / "report.html").read_text()
