@@ -229,6 +229,11 @@ def test_a_model_in_fewer_bits_learns_by_adapters_and_keeps_its_whole_numbers(wo
         *words, f"model={small}", "task.thaw=lora", "lora.rank=2", "train.steps=30", place(tmp_path / "a")
     )
     assert made.report["test"]["answer_loss"]["model_against_untuned"]["verdict"] == "better"
+    task = tuning.TASKS["instruct"](read_tuning([*words, f"out={made.path}"]))
+    rows = task.examples(bundle.load(small))["test"]  # measured with plain layers, which must not change a number
+    assert made.report["test"]["answer_loss"]["model"]["mean"] == pytest.approx(
+        answer_loss(made.bundle.model, rows).loss
+    )
     before, after = bundle.load(small).model.state_dict(), made.bundle.model.state_dict()
     kept = [name for name in after if ".adapters." not in name]
     assert len(kept) == len(before)
