@@ -219,7 +219,7 @@ def test_settings_of_a_task_follow_from_it_and_adapters_learn_faster():
 # ---- a model in fewer bits ----
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4", "nf4"])
+@pytest.mark.parametrize("kind", ["int8", pytest.param("int4", marks=pytest.mark.deep), "nf4"])
 def test_a_model_in_fewer_bits_learns_by_adapters_and_keeps_its_whole_numbers(words, tmp_path, kind):
     base = bundle.load(base_of(words))
     settings = {"int8": {}, "int4": {"group": 8, "symmetric": False}, "nf4": {"group": 8}}[kind]
