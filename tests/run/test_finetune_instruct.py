@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from talkers import END, THINGS, WORDS, everything, jsonl, place, same, speaker, text
+from talkers import END, SHAPE, THINGS, WORDS, everything, jsonl, place, same, speaker, text
 
 from firsthand.checkpoint import bundle
 from firsthand.errors import ConfigError, DataError, ModelError
 from firsthand.evaluate.answering import answer_loss, replies
 from firsthand.infer.generate import Sampling, Writer
 from firsthand.linear.shrink import shrink
+from firsthand.model import sizes
 from firsthand.run import finetune as tuning
 from firsthand.run.tuning import read_tuning
 from firsthand.tokenizer.chat import Chat, Turn
@@ -237,6 +238,7 @@ def test_a_model_in_fewer_bits_learns_by_adapters_and_keeps_its_whole_numbers(wo
     before, after = bundle.load(small).model.state_dict(), made.bundle.model.state_dict()
     kept = [name for name in after if ".adapters." not in name]
     assert len(kept) == len(before)
+    assert made.report["cost"]["parameters"] - made.report["cost"]["parameters_learned"] == sizes.parameters(SHAPE)
     assert all(torch.equal(after[name], before[name.replace(".base.", ".")]) for name in kept)
     with pytest.raises(ModelError, match=r"is quantized .*task.thaw=all would learn them. Use task.thaw=lora"):
         tuning.finetune(*words, f"model={small}", "task.thaw=all", place(tmp_path / "b"))

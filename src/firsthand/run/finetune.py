@@ -261,8 +261,11 @@ def costs(
     settings: TuneConfig, bundle: "Bundle", objective: Any, rows: list, trunk: Any, gigaflops: float
 ) -> dict[str, Any]:
     """Parameters, bytes and seconds; time by half the measured speed of a product, as far as one was measured."""
+    from firsthand.linear.shrink import layers
+
     model, train = bundle.model, settings.train
     sizes = {name: weight.numel() for name, weight in model.named_parameters()}
+    sizes |= {f"{name}.codes": its.in_features * its.out_features for name, its in layers(model).items()}
     learned = sum(sizes[name] for name, weight in model.named_parameters() if weight.requires_grad)
     tables = sum(sizes[name] for name in sizes if name.startswith(("embed.", "positions.")))
     below = 0 if trunk is None else sum(n for name, n in sizes.items() if _under(name, trunk.blocks))
