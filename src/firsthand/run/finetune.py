@@ -8,7 +8,7 @@ OUT/trunk-*.bin    what the frozen layers made of the rows, computed once; delet
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -149,6 +149,10 @@ def _report(settings: TuneConfig, task: Task, tuned: "Bundle", progress: Any, ro
     from firsthand.run.source import load
 
     began, device = time.monotonic(), str(tuned.model.embed.weight.device)
+
+    def untuned() -> "Bundle":
+        return _unpacked(load(settings.model, device))
+
     return {
         "model": settings.model,
         "run": settings.out,
@@ -157,9 +161,18 @@ def _report(settings: TuneConfig, task: Task, tuned: "Bundle", progress: Any, ro
         "steps": progress.step,
         "tokens": progress.tokens,
         "rows": task.facts(),
-        **task.report(tuned, lambda: load(settings.model, device), rows),
+        **task.report(_unpacked(tuned), untuned, rows),
         "seconds": time.monotonic() - began,
     }
+
+
+def _unpacked(bundle: "Bundle") -> "Bundle":
+    """The same function with plain layers: a test takes many products, and each would unpack the whole numbers."""
+    from firsthand.linear.shrink import layers, plain, rounds_inputs
+
+    if not layers(bundle.model) or rounds_inputs(bundle.model):
+        return bundle
+    return replace(bundle, model=plain(bundle.model))
 
 
 def plan(*words: str | Path, tell: Tell = silent, progress: Progress | None = None) -> dict[str, Any]:
@@ -259,8 +272,11 @@ def costs(
     settings: TuneConfig, bundle: "Bundle", objective: Any, rows: list, trunk: Any, gigaflops: float
 ) -> dict[str, Any]:
     """Parameters, bytes and seconds; time by half the measured speed of a product, as far as one was measured."""
+    from firsthand.linear.shrink import layers
+
     model, train = bundle.model, settings.train
     sizes = {name: weight.numel() for name, weight in model.named_parameters()}
+    sizes |= {f"{name}.codes": its.in_features * its.out_features for name, its in layers(model).items()}
     learned = sum(sizes[name] for name, weight in model.named_parameters() if weight.requires_grad)
     tables = sum(sizes[name] for name in sizes if name.startswith(("embed.", "positions.")))
     below = 0 if trunk is None else sum(n for name, n in sizes.items() if _under(name, trunk.blocks))
