@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results.jsonl"
 VERBS = ["", "journey", "get", "tokenize", "tokenizer", "tokenizer train", "tokenizer compare", "data", "data prepare"]
 VERBS += ["data show", "train", "generate", "chat", "evaluate", "prove", "inspect", "info", "import", "export"]
-VERBS += ["merge", "quantize", "finetune", "classify", "data check", "data mask", "report", "explain"]
+VERBS += ["merge", "quantize", "finetune", "classify", "sweep", "study", "data check", "data mask", "report", "explain"]
 
 
 def cli_page() -> str:

@@ -13,7 +13,7 @@ from firsthand.checkpoint.bundle import Bundle
 from firsthand.data.tasks import Task, tasks
 from firsthand.errors import DataError
 from firsthand.evaluate.answering import answer_loss, answers
-from firsthand.evaluate.answers import exact, longest_common, rouge_l
+from firsthand.evaluate.answers import echoes, exact, longest_common, rouge_l
 from firsthand.evaluate.tasks import names, score
 from firsthand.model.gpt import GPT
 from firsthand.tokenizer.simple import CharTokenizer
@@ -112,3 +112,12 @@ def test_answers_are_one_conversation_each_and_always_the_same():
     alone = [answers(speaker, [question], max_tokens=7)[0] for question in ("a", "bc", "a")]
     assert answers(speaker, ["a", "bc", "a"], max_tokens=7) == alone
     assert alone[0] == alone[2] and alone[0]
+
+
+def test_an_answer_echoes_where_it_repeats_five_words_that_it_need_not():
+    question = "Rewrite the sentence: The cat sat on the mat today."
+    assert echoes(question, "The CAT sat, on the mat.", "A cat is sitting.")
+    assert not echoes(question, "The cat sat on a mat.", "A cat is sitting.")  # four words in a row
+    assert not echoes(question, "the cat sat on the mat", "Yesterday the cat sat on the mat.")  # as was wanted
+    assert echoes(question, "rewrite the sentence the cat sat", "Yesterday the cat sat on the mat.")
+    assert not echoes("", "", "")

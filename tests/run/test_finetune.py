@@ -122,10 +122,10 @@ def test_a_classifier_does_not_pretend_to_speak(run):
             act()
 
 
-@pytest.mark.parametrize("about", [{"frame": 7}, {"frame": "no place"}, {"longest": "9"}])
+@pytest.mark.parametrize("about", [{"frame": 7}, {"frame": "no place"}, {"longest": "9"}, {"reads": "all"}])
 def test_a_checkpoint_with_a_senseless_frame_is_refused(run, tmp_path, about):
     saved = bundle.save(tmp_path / "m", run.bundle.model, run.bundle.tokenizer, about)
-    with pytest.raises(CheckpointError, match="has a frame or length that is none"):
+    with pytest.raises(CheckpointError, match="has a frame, length or place of reading that is none"):
         classify(saved, ["hello"])
 
 
@@ -218,6 +218,41 @@ def test_the_leaky_split_and_balanced_weights_are_there_for_comparison(base, row
     leaky = tuning.finetune(*WORDS, *words, f"out={tmp_path / 'a'}")
     assert leaky.report["rows"]["split"] == "leaky"
     assert leaky.report["rows"]["left_out"] == 0
+
+
+def test_a_label_read_at_the_first_token_knows_nothing_of_the_rest(base, rows, tmp_path):
+    words = (*WORDS, "task.reads=first", f"model={base}", f"data.source={rows}", f"out={tmp_path / 'a'}")
+    run = tuning.finetune(*words)
+    assert run.bundle.about["reads"] == "first"
+    loud, quiet, other = classify(run.path, ["boat coat wow", "boat hm", "dove hm"])
+    assert loud["probabilities"] == pytest.approx(quiet["probabilities"], abs=1e-6)
+    assert abs(loud["probabilities"]["loud"] - other["probabilities"]["loud"]) > 1e-6
+
+
+def test_a_random_start_is_the_same_model_with_fresh_weights_of_the_seed(base, rows, tmp_path):
+    words = (*WORDS, "task.start=random", "train.steps=1", "train.seed=5", f"model={base}", f"data.source={rows}")
+    run = tuning.finetune(*words, f"out={tmp_path / 'a'}")
+    fresh = GPT(SHAPE)
+    fresh.initialise(5)
+    assert torch.equal(run.bundle.model.blocks[0].mlp.up.weight, fresh.blocks[0].mlp.up.weight)
+    with pytest.raises(ConfigError, match=r"has layers replaced, so task.start=random has no meaning"):
+        tuning.finetune(*words, f"model={run.path}", f"out={tmp_path / 'b'}")
+
+
+def test_the_seed_of_training_does_not_move_rows_from_side_to_side(base, rows, tmp_path):
+    words = (*WORDS, "train.steps=1", f"model={base}", f"data.source={rows}")
+    first = tuning.finetune(*words, "train.seed=1", f"out={tmp_path / 'a'}").report["test"]
+    second = tuning.finetune(*words, "train.seed=2", f"out={tmp_path / 'b'}").report["test"]
+    third = tuning.finetune(*words, "data.seed=3", f"out={tmp_path / 'c'}").report["test"]
+    assert first["bag_of_words"] == second["bag_of_words"] != third["bag_of_words"]
+
+
+def test_the_report_keeps_what_every_example_scored(run):
+    test = run.report["test"]
+    right, loss = test["examples"]["accuracy"], test["examples"]["loss"]
+    assert len(right) == len(loss) == test["model"]["count"]
+    assert sum(right) == pytest.approx(test["model"]["accuracy"] * len(right))
+    assert all((its < 0.6931) == bool(one) for one, its in zip(right, loss, strict=True))  # two labels: ln 2
 
 
 def test_a_classifier_can_be_taught_further(run, rows, tmp_path):

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from talkers import END, THINGS, WORDS, everything, jsonl, place, same, speaker, text
+from talkers import END, SHAPE, THINGS, WORDS, everything, jsonl, place, same, speaker, text
 
 from firsthand.checkpoint import bundle
 from firsthand.errors import ConfigError, DataError, ModelError
 from firsthand.evaluate.answering import answer_loss, replies
 from firsthand.infer.generate import Sampling, Writer
 from firsthand.linear.shrink import shrink
+from firsthand.model import sizes
 from firsthand.run import finetune as tuning
 from firsthand.run.tuning import read_tuning
 from firsthand.tokenizer.chat import Chat, Turn
@@ -219,7 +220,7 @@ def test_settings_of_a_task_follow_from_it_and_adapters_learn_faster():
 # ---- a model in fewer bits ----
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4", "nf4"])
+@pytest.mark.parametrize("kind", ["int8", pytest.param("int4", marks=pytest.mark.deep), "nf4"])
 def test_a_model_in_fewer_bits_learns_by_adapters_and_keeps_its_whole_numbers(words, tmp_path, kind):
     base = bundle.load(base_of(words))
     settings = {"int8": {}, "int4": {"group": 8, "symmetric": False}, "nf4": {"group": 8}}[kind]
@@ -229,9 +230,15 @@ def test_a_model_in_fewer_bits_learns_by_adapters_and_keeps_its_whole_numbers(wo
         *words, f"model={small}", "task.thaw=lora", "lora.rank=2", "train.steps=30", place(tmp_path / "a")
     )
     assert made.report["test"]["answer_loss"]["model_against_untuned"]["verdict"] == "better"
+    task = tuning.TASKS["instruct"](read_tuning([*words, f"out={made.path}"]))
+    rows = task.examples(bundle.load(small))["test"]  # measured with plain layers, which must not change a number
+    assert made.report["test"]["answer_loss"]["model"]["mean"] == pytest.approx(
+        answer_loss(made.bundle.model, rows).loss
+    )
     before, after = bundle.load(small).model.state_dict(), made.bundle.model.state_dict()
     kept = [name for name in after if ".adapters." not in name]
     assert len(kept) == len(before)
+    assert made.report["cost"]["parameters"] - made.report["cost"]["parameters_learned"] == sizes.parameters(SHAPE)
     assert all(torch.equal(after[name], before[name.replace(".base.", ".")]) for name in kept)
     with pytest.raises(ModelError, match=r"is quantized .*task.thaw=all would learn them. Use task.thaw=lora"):
         tuning.finetune(*words, f"model={small}", "task.thaw=all", place(tmp_path / "b"))

@@ -80,8 +80,7 @@ def test_a_pair_moves_a_run_on_by_one_example(run):
     assert last["train/epoch"] == pytest.approx(30 * 6 / run.report["rows"]["train"])
 
 
-@pytest.mark.parametrize("loss", ["ipo", "orpo", "simpo"])
-@pytest.mark.parametrize("thaw", ["all", "lora"])
+@pytest.mark.parametrize(("loss", "thaw"), [("ipo", "lora"), ("orpo", "all"), ("simpo", "lora")])
 def test_every_loss_teaches(words, tmp_path, loss, thaw):
     made = tuning.finetune(*words, f"task.loss={loss}", f"task.thaw={thaw}", "train.steps=20", place(tmp_path / "a"))
     assert made.report["test"]["reward_accuracy"]["model"]["mean"] > 0.8

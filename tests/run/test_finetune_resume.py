@@ -10,7 +10,7 @@ from firsthand.training.job import Job
 
 WAYS = [
     ("instruct", "all"), ("instruct", "lora"), ("instruct", "block"),
-    ("prefer", "all"), ("prefer", "lora"), ("prefer", "two"),
+    ("prefer", "all"), ("prefer", "lora"), pytest.param("prefer", "two", marks=pytest.mark.deep),
 ]  # fmt: skip
 TIMES = ("train/tok_per_sec",)  # the only thing in a log that may differ
 

@@ -194,14 +194,15 @@ MEASURES = {  # key of the report -> its name, and how its numbers look
 
 def _talk_told(report: dict[str, Any]) -> None:
     """Every measure on a line: the model, the untuned one, and whether they can be told apart."""
-    found = report["test"] | report["forgetting"]
+    found = report["test"] | report.get("forgetting", {})
     show.table([_measure(name, found[name]) for name in MEASURES if name in found])
     if report["test"].get("both_fell"):
         show.paragraph(
             "note  both kinds of answers became less likely; a lower rate, a larger task.beta, or task.loss=orpo holds "
             "the chosen ones up"
         )
-    show.paragraph(f"other text: {report['forgetting']['text']}, {report['forgetting']['tokens']:,} tokens")
+    if "forgetting" in report:
+        show.paragraph(f"other text: {report['forgetting']['text']}, {report['forgetting']['tokens']:,} tokens")
 
 
 def _measure(name: str, found: dict[str, Any]) -> dict[str, Any]:

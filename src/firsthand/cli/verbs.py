@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-from firsthand.cli import audit, look, models, quantize, show, speak, tune
+from firsthand.cli import audit, look, models, quantize, show, speak, study, tune
 from firsthand.cli.explanations import EXPLANATIONS
 from firsthand.cli.meter import Meter, fetched
 from firsthand.errors import ConfigError, nearest
@@ -268,6 +268,7 @@ ALL = (
     data,
     train,
     *tune.ALL,
+    *study.ALL,
     speak.generate,
     speak.chat,
     evaluate,

@@ -24,6 +24,16 @@ def rouge_l(said: str, wanted: str) -> float:
     return 2 * common / (len(a) + len(b)) if common else 0.0
 
 
+def echoes(question: str, said: str, wanted: str, words: int = 5) -> bool:
+    """Whether an answer repeats so many words of its question in a row that the answer wanted does not repeat."""
+    return bool(_runs(said, words) & (_runs(question, words) - _runs(wanted, words)))
+
+
+def _runs(text: str, words: int) -> set[tuple[str, ...]]:
+    found = WORD.findall(text.lower())
+    return {tuple(found[at : at + words]) for at in range(len(found) - words + 1)}
+
+
 def longest_common(a: Sequence[str], b: Sequence[str]) -> int:
     """How many elements two rows share in the same order, others between them."""
     row = [0] * (len(b) + 1)  # of what was read of `a` so far, with the first n of `b`

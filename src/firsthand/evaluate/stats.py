@@ -56,6 +56,47 @@ def paired(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.nda
     return Difference(float((ours - theirs).mean()), bootstrap(ours - theirs), p)
 
 
+class Repeated(NamedTuple):
+    """How much higher the first of two scores is on the same examples, over several seeds, and how sure that is."""
+
+    mean: float
+    interval: Interval  # 95 %, over examples and seeds
+    by_seed: tuple[float, ...]
+
+    @property
+    def sign(self) -> int:
+        """1 if the first is higher, -1 if it is lower, 0 if they are not distinguishable.
+
+        The interval must leave out 0, and every seed must agree: of three seeds alone, an interval says too much.
+        """
+        sure = not self.interval.low <= 0 <= self.interval.high
+        alike = len({np.sign(one) for one in self.by_seed}) == 1
+        return int(np.sign(self.mean)) if sure and alike else 0
+
+
+def repeated(first: np.ndarray, second: np.ndarray, sizes: np.ndarray | None = None, draws: int = 2_000) -> Repeated:
+    """Two scores of every example under every seed, compared pair by pair: rows are seeds, columns examples.
+
+    Seeds and examples are drawn anew, each for themselves, so that both kinds of luck are in the interval; it counts
+    few seeds as less luck than they are. Where scores are sums (over tokens), `sizes` says of how many, per example.
+    Source: Owen 2007, "The pigeonhole bootstrap", section 3.
+    """
+    apart = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    sizes = np.ones(apart.shape[1]) if sizes is None else np.asarray(sizes, dtype=np.float64)
+    by_seed = apart.sum(axis=1) / sizes.sum()
+    return Repeated(float(by_seed.mean()), crossed(apart, sizes, draws), tuple(by_seed.tolist()))
+
+
+def crossed(scores: np.ndarray, sizes: np.ndarray, draws: int = 2_000, seed: int = 0) -> Interval:
+    """The 95 % interval of a mean over seeds (rows) and examples (columns), both drawn anew."""
+    generator, (seeds, examples) = np.random.default_rng(seed), scores.shape
+    rows = generator.multinomial(seeds, [1 / seeds] * seeds, size=draws)  # how often each seed was drawn
+    columns = generator.multinomial(examples, [1 / examples] * examples, size=draws)
+    means = ((rows @ scores) * columns).sum(axis=1) / (columns @ sizes) / seeds
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float(low), float(high))
+
+
 def mcnemar(first: int, second: int) -> float:
     """How likely so uneven a count is if both are equally good: examples that only the first, or second, got right.
 

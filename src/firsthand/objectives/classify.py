@@ -4,7 +4,7 @@ B rows, T positions, C width, N labels. An example is (ids, label), the label as
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,20 +18,29 @@ from firsthand.objectives.base import Batch, Loss
 from firsthand.objectives.thaw import Thaw, frozen_below
 from firsthand.objectives.trunk import Trunk
 
+Reads = Literal["last", "first"]
+
 
 class Classify:
     """The label of every row. `thaw` says what learns beside the new head (thaw.py).
 
+    `reads` says at which token: the last has seen the whole text, the first only itself, for comparison.
     `weights` count the rows of a label more or less, one number a label, normalised to mean 1. With a `trunk`, the
     frozen blocks are not computed again; dropout in them is then off, as it should be where nothing learns.
     """
 
     references = 0  # forward passes beside the model's own
 
-    def __init__(self, labels: Sequence[str], thaw: Thaw = "block", weights: Sequence[float] = ()):
+    def __init__(
+        self,
+        labels: Sequence[str],
+        thaw: Thaw = "block",
+        weights: Sequence[float] = (),
+        reads: Reads = "last",
+    ):
         if weights and len(weights) != len(labels):
             raise ConfigError(f"{len(weights)} weights for {len(labels)} labels; give one for each")
-        self.labels, self.thaw = tuple(labels), thaw
+        self.labels, self.thaw, self.reads = tuple(labels), thaw, reads
         mean = sum(weights) / len(labels)
         self.weights = torch.tensor([weight / mean for weight in weights]) if weights else None
         self.trunk: Trunk | None = None
@@ -65,8 +74,8 @@ class Classify:
         return Loss(total, {"accuracy": (scores.argmax(dim=1) == batch.targets).sum()})
 
     def scores(self, model: Any, batch: Batch) -> Tensor:
-        """The score of every label, at the last real token of each row: (B, T) -> (B, N)."""
+        """The score of every label, at the last real token of each row, or the first: (B, T) -> (B, N)."""
         hidden = model.hidden(batch.inputs) if self.trunk is None else self.trunk.hidden(model, batch)
-        last = hidden[torch.arange(len(hidden), device=hidden.device), batch.lengths - 1]  # (B, C)
-        scores = model.head(last)
+        at = batch.lengths - 1 if self.reads == "last" else torch.zeros_like(batch.lengths)
+        scores = model.head(hidden[torch.arange(len(hidden), device=hidden.device), at])  # (B, C) -> (B, N)
         return scores.to(torch.promote_types(scores.dtype, torch.float32))

@@ -21,9 +21,10 @@ from firsthand.run.tuning import TuneConfig
 if TYPE_CHECKING:
     from firsthand.checkpoint.bundle import Bundle
     from firsthand.evaluate.labels import Classification
-    from firsthand.objectives.classify import Classify
+    from firsthand.objectives.classify import Classify, Reads
 
 SIDES = ("train", "validation", "test")
+READS = ("last", "first")
 Example = tuple[list[int], int]
 
 
@@ -44,7 +45,7 @@ class Labelling:
             data.balance,
             data.test_fraction,
             data.validation_fraction,
-            settings.train.seed,
+            data.seed,
         )
 
     def side(self, name: str) -> tuple[list[str], list[int]]:
@@ -71,7 +72,7 @@ class Labelling:
     def objective(self) -> "Classify":
         from firsthand.objectives.classify import Classify
 
-        return Classify(self.labels, self.settings.task.thaw, self.weights)
+        return Classify(self.labels, self.settings.task.thaw, self.weights, self.settings.task.reads)
 
     def examples(self, bundle: "Bundle") -> dict[str, list[Example]]:
         """The rows of all sides as (ids, label)."""
@@ -105,7 +106,10 @@ class Labelling:
         return {"eval/loss": loss, "eval/accuracy": float((found.argmax(axis=1) == targets).mean())}
 
     def report(self, tuned: "Bundle", load: Callable[[], "Bundle"], rows: Sequence[Example]) -> dict[str, Any]:
-        """The test side: the model, two baselines of the same run, and whether they can be told apart."""
+        """The test side: the model, two baselines of the same run, and whether they can be told apart.
+
+        `examples` holds what every text scored, in the order of the test side: runs of one split can be compared by it.
+        """
         from firsthand.evaluate.labels import classification, probabilities
         from firsthand.evaluate.stats import paired
         from firsthand.evaluate.words import BagOfWords, majority
@@ -114,7 +118,7 @@ class Labelling:
         test, wanted = self.side("test")
         targets, count = np.array(wanted), len(self.labels)
         found = {
-            "model": probabilities(tuned.model, [ids for ids, _ in rows]),
+            "model": probabilities(tuned.model, [ids for ids, _ in rows], self.objective()),
             "bag_of_words": BagOfWords(texts, labels, count, self.weights).probabilities(test),
             "majority": majority(labels, len(test), count),
         }
@@ -131,6 +135,10 @@ class Labelling:
                 }
                 for name, its in against.items()
             },
+            "examples": {
+                "accuracy": right["model"].astype(int).tolist(),
+                "loss": (-np.log(np.maximum(found["model"][np.arange(len(targets)), targets], 1e-30))).tolist(),
+            },
         }
         return {"test": test}
 
@@ -146,13 +154,14 @@ def classify(source: str | Path, texts: Sequence[str], device: str = "cpu") -> l
     """The label of every text, by a model that was fine-tuned for it, and how likely each label is, likeliest first."""
     from firsthand.evaluate.labels import probabilities
     from firsthand.linear.labels import labels_of
+    from firsthand.objectives.classify import Classify
     from firsthand.run.source import load
     from firsthand.training.device import pick
 
     bundle = load(source, str(pick(device)))
-    labels, (frame, longest) = labels_of(bundle.model), _as_taught(bundle)
+    labels, (frame, longest, reads) = labels_of(bundle.model), _as_taught(bundle)
     rows = [framed(bundle, text, frame, longest) for text in texts]
-    found = probabilities(bundle.model, [ids for ids, _ in rows])
+    found = probabilities(bundle.model, [ids for ids, _ in rows], Classify(labels, reads=reads))
     told = []
     for text, (_, cut), chances in zip(texts, rows, found.tolist(), strict=True):
         likeliest = sorted(zip(labels, chances, strict=True), key=lambda pair: -pair[1])
@@ -160,12 +169,20 @@ def classify(source: str | Path, texts: Sequence[str], device: str = "cpu") -> l
     return told
 
 
-def _as_taught(bundle: "Bundle") -> tuple[str, int | None]:
-    """Frame and longest text of the run that taught the model, from a file that may be anybody's."""
+def _as_taught(bundle: "Bundle") -> tuple[str, int | None, "Reads"]:
+    """Frame, longest text and place of reading of the run that taught it, from a file that may be anybody's."""
     frame, longest = bundle.about.get("frame", "{text}"), bundle.about.get("longest")
-    if not isinstance(frame, str) or frame.count("{text}") != 1 or not isinstance(longest, int | None):
-        raise CheckpointError(f"{files.shown(bundle.path)} has a frame or length that is none; teach the model again")
-    return frame, longest
+    reads = bundle.about.get("reads", "last")
+    if (
+        not isinstance(frame, str)
+        or frame.count("{text}") != 1
+        or not isinstance(longest, int | None)
+        or reads not in READS
+    ):
+        raise CheckpointError(
+            f"{files.shown(bundle.path)} has a frame, length or place of reading that is none; teach the model again"
+        )
+    return frame, longest, reads
 
 
 def framed(bundle: "Bundle", text: str, frame: str, longest: int | None) -> tuple[list[int], bool]:

@@ -8,7 +8,7 @@ OUT/trunk-*.bin    what the frozen layers made of the rows, computed once; delet
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -105,7 +105,7 @@ def finetune(
     folder = Path(settings.out)
     task = TASKS[settings.task.kind](settings)
     begin.find(folder, "resume" if resume else "new")
-    bundle = load(settings.model, progress=progress)
+    bundle = _start(settings, load(settings.model, progress=progress))
     agree(settings, folder, resume)
     rows, objective = _ready(settings, task, bundle, tell)
     arithmetic = begin.arithmetic(settings.train, bundle.model, folder, ALONE)
@@ -149,6 +149,10 @@ def _report(settings: TuneConfig, task: Task, tuned: "Bundle", progress: Any, ro
     from firsthand.run.source import load
 
     began, device = time.monotonic(), str(tuned.model.embed.weight.device)
+
+    def untuned() -> "Bundle":
+        return _unpacked(load(settings.model, device))
+
     return {
         "model": settings.model,
         "run": settings.out,
@@ -157,9 +161,18 @@ def _report(settings: TuneConfig, task: Task, tuned: "Bundle", progress: Any, ro
         "steps": progress.step,
         "tokens": progress.tokens,
         "rows": task.facts(),
-        **task.report(tuned, lambda: load(settings.model, device), rows),
+        **task.report(_unpacked(tuned), untuned, rows),
         "seconds": time.monotonic() - began,
     }
+
+
+def _unpacked(bundle: "Bundle") -> "Bundle":
+    """The same function with plain layers: a test takes many products, and each would unpack the whole numbers."""
+    from firsthand.linear.shrink import layers, plain, rounds_inputs
+
+    if not layers(bundle.model) or rounds_inputs(bundle.model):
+        return bundle
+    return replace(bundle, model=plain(bundle.model))
 
 
 def plan(*words: str | Path, tell: Tell = silent, progress: Progress | None = None) -> dict[str, Any]:
@@ -169,13 +182,24 @@ def plan(*words: str | Path, tell: Tell = silent, progress: Progress | None = No
 
     settings = read_tuning(words)
     task = TASKS[settings.task.kind](settings)
-    bundle = load(settings.model, progress=progress)
+    bundle = _start(settings, load(settings.model, progress=progress))
     rows, objective = _ready(settings, task, bundle, tell)
     shape, train = bundle.model.config, settings.train
     arithmetic = device.choose(train.device, train.dtype, train.batch_size * shape.context_length, shape.d_model)
     trunk = _trunk(Path(settings.out), bundle.model, objective, [*rows["train"], *rows["validation"]])
     told = {**task.facts(), **costs(settings, bundle, objective, rows["train"], trunk, arithmetic.gigaflops)}
     return {"settings": configs.write(settings), **told, "arithmetic": str(arithmetic)}
+
+
+def _start(settings: TuneConfig, bundle: "Bundle") -> "Bundle":
+    """The model as it begins: what it knows, or, for comparison, nothing."""
+    if settings.task.start == "random":
+        if bundle.model.swaps:
+            raise ConfigError(
+                f"{settings.model} has layers replaced, so task.start=random has no meaning; leave it out"
+            )
+        bundle.model.initialise(settings.train.seed)
+    return bundle
 
 
 def _ready(settings: TuneConfig, task: Task, bundle: "Bundle", tell: Tell) -> tuple[dict[str, list[Any]], Any]:
@@ -248,8 +272,11 @@ def costs(
     settings: TuneConfig, bundle: "Bundle", objective: Any, rows: list, trunk: Any, gigaflops: float
 ) -> dict[str, Any]:
     """Parameters, bytes and seconds; time by half the measured speed of a product, as far as one was measured."""
+    from firsthand.linear.shrink import layers
+
     model, train = bundle.model, settings.train
     sizes = {name: weight.numel() for name, weight in model.named_parameters()}
+    sizes |= {f"{name}.codes": its.in_features * its.out_features for name, its in layers(model).items()}
     learned = sum(sizes[name] for name, weight in model.named_parameters() if weight.requires_grad)
     tables = sum(sizes[name] for name in sizes if name.startswith(("embed.", "positions.")))
     below = 0 if trunk is None else sum(n for name, n in sizes.items() if _under(name, trunk.blocks))
@@ -283,6 +310,8 @@ def _about(settings: TuneConfig, bundle: "Bundle", task: Task) -> dict[str, Any]
     reading: dict[str, Any] = {} if settings.data.longest is None else {"longest": settings.data.longest}
     if settings.task.frame != "{text}":
         reading["frame"] = settings.task.frame
+    if settings.task.reads != "last":
+        reading["reads"] = settings.task.reads
     return {
         "objective": settings.task.kind,
         "parent": parent,

@@ -67,17 +67,21 @@ class Instructing:
 
     def report(self, tuned: "Bundle", load: Callable[[], "Bundle"], rows: Sequence) -> dict[str, Any]:
         """The test part, by the model and by the untuned one, and what became of other text."""
-        untuned = load()
-        found = {"answer_loss": losses(tuned, untuned, rows), **self._answers(tuned, untuned)}
+        whole = self.settings.task.test == "whole"
+        bundles = {"model": tuned} | ({"untuned": load()} if whole else {})
+        loss, answers = losses(bundles, evenly(rows, self.settings.task.tested or len(rows))), self._answers(bundles)
+        examples = {**loss.pop("examples"), **answers.pop("examples", {})}
+        sizes = {"answer_loss": loss.pop("sizes")}
         return {
-            "test": found,
-            "forgetting": self.talks.general.forgotten(tuned, untuned),
+            "test": {"answer_loss": loss, **answers, "examples": examples, "example_sizes": sizes},
+            **({"forgetting": self.talks.general.forgotten(tuned, bundles["untuned"])} if whole else {}),
             "preflight": self.talks.audit.facts(),
         }
 
-    def _answers(self, tuned: "Bundle", untuned: "Bundle") -> dict[str, Any]:
-        """What both say to some questions of the test part, and how good that is."""
+    def _answers(self, bundles: dict[str, "Bundle"]) -> dict[str, Any]:
+        """What each says to some questions of the test part, and how good that is."""
         from firsthand.evaluate.answering import replies
+        from firsthand.evaluate.answers import WORD, echoes
 
         task, chat = self.settings.task, self.talks.chat
         asked = evenly(self.talks.parts["test"].examples, task.asked)
@@ -86,10 +90,7 @@ class Instructing:
         questions = [last_exchange(example) for example in asked]
         prompts = [chat.prompt(example.turns[:at]) for example, at in zip(asked, questions, strict=True)]
         wanted = [example.turns[at].content for example, at in zip(asked, questions, strict=True)]
-        said = {
-            name: replies(bundle, prompts, chat.ends, task.answer_tokens)
-            for name, bundle in (("model", tuned), ("untuned", untuned))
-        }
+        said = {name: replies(bundle, prompts, chat.ends, task.answer_tokens) for name, bundle in bundles.items()}
         told = [
             {"question": example.item.question, "wanted": right, **{name: its[at] for name, its in said.items()}}
             for at, (example, right) in enumerate(zip(asked, wanted, strict=True))
@@ -97,7 +98,15 @@ class Instructing:
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told)
         files.write_file(Path(self.settings.out) / "answers.jsonl", lines)
         solved = verified(asked, said) if self.settings.data.source == TASKS and not self.settings.data.test else {}
-        return {"asked": len(asked), **likeness(said, wanted), **solved}
+        near, its = likeness(said, wanted), said["model"]
+        asks = [example.item.question for example in asked]
+        examples = {
+            **solved.pop("examples", {}),
+            **near.pop("examples"),
+            "words": [len(WORD.findall(one)) for one in its],
+            "echo": [int(echoes(*three)) for three in zip(asks, its, wanted, strict=True)],
+        }
+        return {"asked": len(asked), **near, **solved, "examples": examples}
 
 
 def evenly(things: Sequence[Any], most: int) -> list[Any]:
@@ -111,35 +120,42 @@ def last_exchange(example: "Example") -> int:
     return max(at for at, turn in enumerate(example.turns) if turn.role == "assistant")
 
 
-def losses(tuned: "Bundle", untuned: "Bundle", rows: Sequence) -> dict[str, Any]:
-    """How much the answers wanted surprise both models, in nats per token."""
+def beside(values: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The model against the untuned one, where that was asked too."""
+    return {AGAINST: gained(values["model"], values["untuned"])} if "untuned" in values else {}
+
+
+def losses(bundles: dict[str, "Bundle"], rows: Sequence) -> dict[str, Any]:
+    """How much the answers wanted surprise each model, in nats per token; of the model also every example's sum."""
     from firsthand.evaluate.answering import answer_loss, less_surprised
 
-    after, before = answer_loss(tuned.model, rows), answer_loss(untuned.model, rows)
-    both = {
+    found = {name: answer_loss(bundle.model, rows) for name, bundle in bundles.items()}
+    told: dict[str, Any] = {
         name: {"mean": its.loss, "interval_95": list(its.interval), "count": len(rows), "tokens": its.tokens}
-        for name, its in (("model", after), ("untuned", before))
+        for name, its in found.items()
     }
-    return {**both, AGAINST: lowered(less_surprised(after, before))}
+    if "untuned" in found:
+        told[AGAINST] = lowered(less_surprised(found["model"], found["untuned"]))
+    its = found["model"]
+    return {**told, "examples": {"answer_loss": its.nats.tolist()}, "sizes": its.counts.tolist()}
 
 
 def likeness(said: dict[str, list[str]], wanted: Sequence[str]) -> dict[str, Any]:
-    """How near the answers of both models are to those wanted."""
+    """How near the answers of each model are to those wanted."""
     from firsthand.evaluate.answers import exact, rouge_l
 
     pairs = {name: list(zip(its, wanted, strict=True)) for name, its in said.items()}
     same = {name: np.array([exact(*pair) for pair in its], float) for name, its in pairs.items()}
     near = {name: np.array([rouge_l(*pair) for pair in its]) for name, its in pairs.items()}
     return {
-        "exact_match": {name: share(its) for name, its in same.items()}
-        | {AGAINST: gained(same["model"], same["untuned"])},
-        "rouge_l": {name: amount(its) for name, its in near.items()}
-        | {AGAINST: gained(near["model"], near["untuned"])},
+        "exact_match": {name: share(its) for name, its in same.items()} | beside(same),
+        "rouge_l": {name: amount(its) for name, its in near.items()} | beside(near),
+        "examples": {"exact_match": same["model"].astype(int).tolist(), "rouge_l": near["model"].tolist()},
     }
 
 
 def verified(asked: Sequence["Example"], said: dict[str, list[str]]) -> dict[str, Any]:
-    """How many tasks both models solved, by kind."""
+    """How many tasks each model solved, by kind."""
     from firsthand.evaluate.tasks import score
 
     known: dict[str, Task] = {task.question: task for task in tasks("test")}
@@ -160,4 +176,4 @@ def verified(asked: Sequence["Example"], said: dict[str, list[str]]) -> dict[str
         }
         for name, its in scores.items()
     }
-    return {"tasks_solved": told | {AGAINST: gained(solved["model"], solved["untuned"])}}
+    return {"tasks_solved": told | beside(solved), "examples": {"tasks_solved": solved["model"].astype(int).tolist()}}

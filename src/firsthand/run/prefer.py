@@ -92,6 +92,7 @@ def pairs(objective: "Preference", tuned: "Bundle", untuned: "Bundle", rows: Seq
             f"logps_{name}": {"model": amount(its), "untuned": amount(was), AGAINST: gained(its, was)}
             for name, its, was in zip(("chosen", "rejected"), after, before, strict=True)
         },
+        "examples": {"loss": lost["model"].tolist(), "reward_accuracy": np.array(margins > 0, int).tolist()},
         "both_fell": bool((after.mean(axis=1) < before.mean(axis=1)).all()),
     }
 

@@ -31,7 +31,7 @@ class Talks:
         self.chat = Chat(style or bundle.template or "plain", bundle.tokenizer, () if style else bundle.ends)
         length = int(min(data.longest or inf, bundle.model.config.context_length))
         fractions = {"test": data.test_fraction, "validation": data.validation_fraction}
-        seed, own = settings.train.seed, (data.validation, data.test)
+        seed, own = data.seed, (data.validation, data.test)
         found = parts(data.source, self.chat, length, kind, data.reading, *own, fractions, seed)
         self.given = [name for name in PARTS if name in found] if any(own) else []
         self.parts = _completed(found, fractions, seed)

@@ -26,7 +26,9 @@ class TaskSection:
 
     kind: Literal["classify", "instruct", "prefer"] = "classify"
     thaw: Literal["head", "block", "two", "all", "lora"] = "block"
+    start: Literal["pretrained", "random"] = "pretrained"  # random: the same model with fresh weights, for comparison
     # classify
+    reads: Literal["last", "first"] = "last"  # the token at which a label is read; first: for comparison
     weights: Literal["none", "balanced"] = "none"  # balanced: a rare label counts as much as a common one
     frame: str = "{text}"  # what is read: words around the text, such as a question behind it
     # instruct, prefer
@@ -37,6 +39,8 @@ class TaskSection:
     learn: Literal["answer", "all"] = "answer"  # all: the questions too
     asked: Annotated[int, Field(ge=0)] = 64  # questions of the test part that are answered at the end
     answer_tokens: Annotated[int, Field(ge=1)] = 64  # of such an answer, at most
+    tested: Annotated[int, Field(ge=0)] = 0  # rows of the test part whose loss is measured, spread evenly; 0: all
+    test: Literal["whole", "short"] = "whole"  # short: without the untuned model, and without other text
     # prefer
     loss: Literal["dpo", "ipo", "orpo", "simpo"] = "dpo"
     beta: Annotated[float, Field(gt=0)] | None = None  # None: 0.1, of simpo 2.0
@@ -67,6 +71,7 @@ class RowsSection:
     allow_leakage: bool = False  # let a question stand in two parts
     general: str = ""  # text that shows what was forgotten; "": what the model's own run held out, or the end of pydocs
     # all
+    seed: Annotated[int, Field(ge=0)] = 0  # which rows stand on which side; train.seed is another
     test_fraction: Fraction = 0.2
     validation_fraction: Fraction = 0.1
     longest: Annotated[int, Field(ge=1)] | None = None  # tokens of a text, or of a conversation; None: the context
@@ -137,11 +142,11 @@ ADAPTERS = {
     "prefer": ("train.learning_rate=5e-5", "train.min_learning_rate=5e-6"),
 }
 ONLY = {  # keys that belong to some tasks
-    **{f"task.{name}": ("classify",) for name in ("weights", "frame")},
+    **{f"task.{name}": ("classify",) for name in ("reads", "weights", "frame")},
     **{f"data.{name}": ("classify",) for name in ("text", "label", "labels", "split", "balance")},
     **{f"data.{name}": ("instruct", "prefer") for name in ("validation", "test", "allow_leakage", "general")},
     "task.style": ("instruct", "prefer"),
-    **{f"task.{name}": ("instruct",) for name in ("learn", "asked", "answer_tokens")},
+    **{f"task.{name}": ("instruct",) for name in ("learn", "asked", "answer_tokens", "tested", "test")},
     **{f"task.{name}": ("prefer",) for name in ("loss", "beta", "smoothing", "margin")},
 }
 

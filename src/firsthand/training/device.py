@@ -5,10 +5,13 @@ fastest may be as exact as the slowest, or not: only a product compared with flo
 """
 
 import ctypes
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -191,3 +194,14 @@ def memory(device: torch.device) -> tuple[int, int] | None:
     if device.type != "cuda":
         return None
     return torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[0]
+
+
+def peak_memory() -> int:
+    """The most bytes this process has held so far: on the GPU if it used one, else as the kernel counts them."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="utf-8").splitlines() if status.is_file() else []
+    peak = next((line for line in lines if line.startswith("VmHWM:")), None)  # getrusage would count the parent's too
+    scale = 1 if sys.platform == "darwin" else 1024
+    return int(peak.split()[1]) * 1024 if peak else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
