@@ -1,91 +1,228 @@
-"""Tokens a second of the fast engine and of llama.cpp (xllamacpp), on SmolLM2-135M-Instruct, at 8 and at 4 bits.
+"""Tokens a second of the fast engine beside llama.cpp (SmolLM2-135M-Instruct) and transformers (GPT-2's shape).
 
-    python benchmarks/bench_decode.py        about three minutes; appends to benchmarks/results.jsonl
+    python benchmarks/bench_decode.py [--native PYTHON] [--rounds 5]     ten minutes; appends to benchmarks/results.jsonl
 
-In every round all sides take turns in one process, each with two threads: 64 tokens after a prompt of 32, and a prompt
-of 512. Before the clock starts, the engine's scores are compared with those of `GPT.forward` with the same rounded
-weights. Beside them stands what memory gave in that round. llama.cpp rounds activations to 8 bits; the engine does so
-only in the columns "int8". llama.cpp keeps its keys in half precision, the engine in float32. Its time is its own
-count, without its server. Its wheel may not use all that this processor can do: `peer_uses` says what it uses.
+Every side lives in a process of its own, with two threads, and waits while another computes: in turn, A B A B.
+What is asked of each in a round: 64 tokens after a prompt of 32; eight texts of 32 tokens together after prompts of 8;
+prompts of 64 and of 512. Beside it stands what memory gave in that round. llama.cpp runs files of Q8_0 and Q4_0 that
+`firsthand export` made of the same model, as xllamacpp's wheel, whose code uses AVX2; `--native` names the Python of
+an environment where llama-cpp-python was built with -DGGML_NATIVE=ON, which uses all that the processor has.
+
+llama.cpp rounds activations to 8 bits, the engine does so only where it says "int8 activations"; llama.cpp keeps keys
+and values in half precision, the engine in float32. Before the clock starts, the engine's scores are compared with
+those of `GPT.forward` with the same rounded weights, and transformers' with GPT's.
 """
 
+import argparse
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
-import numpy as np
-import torch
-import xllamacpp
-from record import record
-
-from firsthand.infer.fast import Fast, rounded
-from firsthand.run import exchange, source
-
-COMMAND = "python benchmarks/bench_decode.py"
-MODEL, THREADS, ROUNDS, PROMPT, TOKENS, LONG = "smollm2-135m-instruct", 2, 5, 32, 64, 512
-PAIRS = {"int8": "q8_0", "int4": "q4_0"}
+MODEL, THREADS, TOKENS, PROMPT, TOGETHER = "smollm2-135m-instruct", 2, 64, 32, 8
+ASKED = ("decode", "batch 8", "prompt 64", "prompt 512")
+ENGINES = {"int8": "q8_0", "int4": "q4_0"}
 POSITIONS = (64, 256, 1024, 2032)
+TEXT = [100 + 7 * at % 20_000 for at in range(2048)]
 
 
-def server(path: Path) -> xllamacpp.Server:
-    """llama.cpp with a file, as it comes, but for the number of threads."""
+def ours(model: str, kind: str, activations: str) -> dict:
+    """The fast engine: what to do when asked."""
+    import torch
+
+    from firsthand.infer.fast import Fast, rounded
+
+    torch.set_num_threads(THREADS)
+    plain = _model(model)
+    engine = Fast(plain, kind, activations, THREADS)
+    with torch.inference_mode():
+        want = rounded(plain, kind)(torch.tensor([TEXT[:PROMPT]]))[0, -1]
+    gap = float((engine.last(torch.tensor([TEXT[:PROMPT]]), 1)[0, 0] - want).abs().max() / want.abs().max())
+    assert gap < (1e-3 if activations == "float32" else 0.2), f"{kind}, {activations}: the scores are off by {gap:.1e}"
+
+    def decode() -> float:
+        cache = engine.new_cache()
+        scores = engine.last(torch.tensor([TEXT[:PROMPT]]), 1, cache)
+        start = time.perf_counter()
+        for _ in range(TOKENS):
+            scores = engine.last(scores[:, 0].argmax(dim=1, keepdim=True), 1, cache)
+        return TOKENS / (time.perf_counter() - start)
+
+    def together() -> float:
+        cache = engine.new_cache(TOGETHER)
+        scores = engine.last(torch.tensor([TEXT[at : at + 8] for at in range(TOGETHER)]), 1, cache)
+        start = time.perf_counter()
+        for _ in range(PROMPT):
+            scores = engine.last(scores[:, 0].argmax(dim=1, keepdim=True), 1, cache)
+        return TOGETHER * PROMPT / (time.perf_counter() - start)
+
+    def prompt(length: int) -> float:
+        start = time.perf_counter()
+        engine.last(torch.tensor([TEXT[:length]]), 1)
+        return length / (time.perf_counter() - start)
+
+    def at(position: int) -> float:
+        cache, times = engine.new_cache(), []
+        engine.last(torch.tensor([TEXT[:position]]), 1, cache)
+        for _ in range(15):
+            start = time.perf_counter()
+            engine.last(torch.tensor([[11]]), 1, cache)
+            times.append(1e3 * (time.perf_counter() - start))
+            cache.rewind(position)
+        return statistics.median(times)
+
+    facts = {"largest_gap": gap, "megabytes": round(engine.weight_bytes / 1e6, 1)}
+    known = {"decode": decode, "batch 8": together, "facts": lambda: facts}
+    known |= {f"prompt {length}": lambda length=length: prompt(length) for length in (64, 512)}
+    return known | {f"at {position}": lambda position=position: at(position) for position in POSITIONS}
+
+
+def _model(name: str):
+    """SmolLM2, or random weights of GPT-2's shape."""
+    if name == "gpt2":
+        from firsthand.model.config import PRESETS, ModelConfig
+        from firsthand.model.gpt import GPT
+
+        return GPT(ModelConfig(vocab_size=50257, **PRESETS["gpt2-small"])).eval()
+    from firsthand.run import source
+
+    return source.load(MODEL).model
+
+
+def wheel(path: str) -> dict:
+    """llama.cpp from xllamacpp's wheel; its time is its own count, without its server, but for eight at once."""
+    import xllamacpp
+
     params = xllamacpp.CommonParams()
-    params.model.path, params.n_ctx, params.n_parallel, params.n_gpu_layers = str(path), 1024, 1, 0
+    params.model.path, params.n_ctx, params.n_parallel, params.n_gpu_layers = path, 1024 * TOGETHER, TOGETHER, 0
     params.verbosity, params.ui, params.cache_prompt = 0, False, False
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = THREADS
-    return xllamacpp.Server(params)
+    server = xllamacpp.Server(params)
+
+    def asked(ids: list[int], count: int) -> dict:
+        settings = {"temperature": 0, "cache_prompt": False, "ignore_eos": True, "n_predict": count}
+        return server.handle_completions({"prompt": ids, **settings})["timings"]
+
+    def together() -> float:
+        texts = [
+            threading.Thread(target=asked, args=(TEXT[at : at + 8], PROMPT)) for at in range(TOGETHER)
+        ]  # its prompts, of 8 tokens each, are within its time
+        start = time.perf_counter()
+        for text in texts:
+            text.start()
+        for text in texts:
+            text.join()
+        return TOGETHER * PROMPT / (time.perf_counter() - start)
+
+    known = {"decode": lambda: asked(TEXT[:PROMPT], TOKENS)["predicted_per_second"], "batch 8": together}
+    known |= {f"prompt {n}": lambda n=n: asked(TEXT[:n], 1)["prompt_per_second"] for n in (64, 512)}
+    return known | {"facts": lambda: {"uses": xllamacpp.get_system_info().strip()}}
 
 
-def theirs(llama: xllamacpp.Server, ids: list[int], count: int) -> dict[str, float]:
-    """What llama.cpp says of its own time."""
-    settings = {"temperature": 0, "cache_prompt": False, "ignore_eos": True, "n_predict": count}
-    return llama.handle_completions({"prompt": ids, **settings})["timings"]
+def native(path: str) -> dict:
+    """llama.cpp built for this processor (llama-cpp-python), through its lowest interface."""
+    import llama_cpp
+
+    llama = llama_cpp.Llama(path, n_ctx=1024, n_threads=THREADS, n_threads_batch=THREADS, n_batch=512, verbose=False)
+
+    def decode() -> float:
+        llama.reset()
+        llama.eval(TEXT[:PROMPT])
+        start = time.perf_counter()
+        for at in range(TOKENS):
+            llama.eval([TEXT[at]])
+        return TOKENS / (time.perf_counter() - start)
+
+    def prompt(length: int) -> float:
+        llama.reset()
+        start = time.perf_counter()
+        llama.eval(TEXT[:length])
+        return length / (time.perf_counter() - start)
+
+    known = {"decode": decode} | {f"prompt {n}": lambda n=n: prompt(n) for n in (64, 512)}
+    return known | {"facts": lambda: {"uses": llama_cpp.llama_print_system_info().decode().strip()}}
 
 
-def decoded(engine: Fast, ids: list[int]) -> float:
-    """Tokens a second after a prompt, each chosen from the scores before it."""
-    engine.release(0)
-    scores = engine.scores(ids)
-    start = time.perf_counter()
-    for _ in range(TOKENS):
-        scores = engine.scores([int(scores.argmax())])
-    return TOKENS / (time.perf_counter() - start)
+def transformers(dtype: str) -> dict:
+    """GPT-2's shape in transformers, its own cache, the likeliest token each time."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.set_num_threads(THREADS)
+    model = GPT2LMHeadModel(GPT2Config()).to(getattr(torch, dtype)).eval()
+
+    @torch.inference_mode()
+    def decode() -> float:
+        found = model(torch.tensor([TEXT[:PROMPT]]), use_cache=True)
+        start = time.perf_counter()
+        for _ in range(TOKENS):
+            new = found.logits[:, -1:].argmax(dim=-1)
+            found = model(new, past_key_values=found.past_key_values, use_cache=True)
+        return TOKENS / (time.perf_counter() - start)
+
+    return {"decode": decode, "facts": dict}
 
 
-def read(engine: Fast, ids: list[int]) -> float:
-    """Tokens a second of a prompt."""
-    engine.release(0)
-    start = time.perf_counter()
-    engine.scores(ids)
-    return len(ids) / (time.perf_counter() - start)
+SIDES = {"ours": ours, "wheel": wheel, "native": native, "transformers": transformers}
 
 
-def together(engine: Fast) -> float:
-    """Tokens a second of eight texts that grow together."""
-    for slot in range(8):
-        engine.release(slot)
-    start = time.perf_counter()
-    for _ in range(16):
-        engine.step([11] * 8, range(8))
-    return 8 * 16 / (time.perf_counter() - start)
+def serve(name: str, *words: str) -> None:
+    """Answer every line of input, which names something to do, by a number."""
+    known = SIDES[name](*words)
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(known[line.strip()]() if line.strip() in known else None), flush=True)
+    sys.stdout.flush()
+    os._exit(0)  # llama.cpp's threads would not let it end
 
 
-def bandwidth(memory: torch.Tensor) -> float:
+class Side:
+    """A process that does what it is told to."""
+
+    def __init__(self, *words: str, python: str = sys.executable):
+        command = [python, "-W", "ignore", __file__, "--serve", *words]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.read()
+
+    def read(self):
+        """The next line that is an answer: a library may have something to say as well."""
+        for line in self.process.stdout or ():
+            try:
+                return json.loads(line)
+            except json.JSONDecodeError:
+                continue
+        raise SystemExit(f"a side ended without a word (exit code {self.process.wait()})")
+
+    def ask(self, what: str):
+        assert self.process.stdin
+        self.process.stdin.write(what + "\n")
+        self.process.stdin.flush()
+        answer = self.read()
+        time.sleep(0.1)  # until its threads stop spinning
+        return answer
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def bandwidth() -> float:
     """Gigabytes a second that two threads read."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+    memory = torch.ones(64 << 20)
     start = time.perf_counter()
     memory.sum()
     return memory.nbytes / (time.perf_counter() - start) / 1e9
-
-
-def check(engine: Fast, model, ids: list[int], activations: str) -> float:
-    """The largest difference from `GPT.forward`, as a part of the largest score."""
-    with torch.inference_mode():
-        want = model(torch.tensor([ids]))[0, -1]
-    engine.release(0)
-    gap = float((engine.scores(ids) - want).abs().max() / want.abs().max())
-    assert gap < (1e-3 if activations == "float32" else 0.2), f"{activations}: the scores are off by {gap:.1e}"
-    return gap
 
 
 def spread(values: list[float]) -> list[float]:
@@ -93,57 +230,84 @@ def spread(values: list[float]) -> list[float]:
     return [round(float(value), 2) for value in (statistics.median(values), min(values), max(values))]
 
 
-def measure(kind: str, model, ids: list[int], folder: Path) -> None:
-    """Five rounds of the engine, with both kinds of activations, and llama.cpp with the same bits."""
-    exchange.export(MODEL, "gguf", folder / kind, PAIRS[kind])
-    llama, plain = server(folder / kind / "model.gguf"), rounded(model, kind)
-    engines = {which: Fast(model, kind, which, THREADS, batch=8, length=2048) for which in ("float32", "int8")}
-    gaps = {which: check(engine, plain, ids[:PROMPT], which) for which, engine in engines.items()}
-    memory, rates = torch.ones(64 << 20), {}
-    theirs(llama, ids[:LONG], TOKENS)  # warm
-    for _ in range(ROUNDS):
-        rates.setdefault("memory GB/s", []).append(bandwidth(memory))
-        for which, engine in engines.items():
-            rates.setdefault(f"decode {which}", []).append(decoded(engine, ids[:PROMPT]))
-            rates.setdefault(f"prompt {which}", []).append(read(engine, ids[:LONG]))
-            rates.setdefault(f"batch 8 {which}", []).append(together(engine))
-        rates.setdefault("decode llama.cpp", []).append(theirs(llama, ids[:PROMPT], TOKENS)["predicted_per_second"])
-        rates.setdefault("prompt llama.cpp", []).append(theirs(llama, ids[:LONG], 1)["prompt_per_second"])
-    numbers = {
-        "bits": kind,
-        "peer": PAIRS[kind],
-        "tokens_per_second": {name: spread(all) for name, all in rates.items()},
-    }
-    for what in ("decode", "prompt"):
-        for which in engines:
-            pairs = np.array(rates[f"{what} {which}"]) / np.array(rates[f"{what} llama.cpp"])
-            numbers[f"{what}_{which}_to_peer"] = spread(pairs.tolist())
-    numbers |= {"largest_gap": gaps, "megabytes": engines["int8"].weight_bytes >> 20}
-    numbers["milliseconds_at"] = {position: at(engines["float32"], ids, position) for position in POSITIONS}
-    record("decode", COMMAND, numbers | {"peer_uses": xllamacpp.get_system_info().strip()})
+def rounds_of(sides: dict[str, Side], asked: tuple[str, ...], rounds: int) -> dict[str, dict[str, list[float]]]:
+    """What each side answered in every round, after one that does not count; -> by question, by side."""
+    found: dict[str, dict[str, list[float]]] = {what: {} for what in asked}
+    for turn in range(rounds + 1):
+        for what in asked:
+            for name, side in sides.items():
+                answer = side.ask(what)
+                if turn and answer is not None:
+                    found[what].setdefault(name, []).append(answer)
+        if turn:
+            found.setdefault("memory GB/s", {}).setdefault("all", []).append(bandwidth())
+    return found
 
 
-def at(engine: Fast, ids: list[int], position: int) -> float:
-    """Milliseconds for a token at a position: the median of 15."""
-    engine.release(0)
-    engine.scores((ids * 8)[:position])
-    times = []
-    for _ in range(15):
-        start = time.perf_counter()
-        engine.scores([11])
-        times.append(1e3 * (time.perf_counter() - start))
-        engine.rewind(0, position)
-    return round(statistics.median(times), 2)
+def told(found: dict[str, dict[str, list[float]]], engines: list[str]) -> dict:
+    """Medians and spreads, and the engine's ratio to every peer, pair by pair."""
+    numbers = {what: {name: spread(values) for name, values in its.items()} for what, its in found.items()}
+    ratios = {}
+    for what, its in found.items():
+        for peer in [name for name in its if name not in engines and what in ASKED]:
+            pairs = {one: [a / b for a, b in zip(its[one], its[peer], strict=True)] for one in engines if one in its}
+            ratios[f"{what}, to {peer}"] = {one: spread(values) for one, values in pairs.items()}
+    return {"tokens_per_second": numbers, "ratios": ratios}
+
+
+def against_llama(kind: str, path: str, python: str, rounds: int) -> dict:
+    """The engine with both kinds of activations beside llama.cpp with the same bits."""
+    sides = {f"{act} activations": Side("ours", "smollm2", kind, act) for act in ("float32", "int8")}
+    engines = list(sides)
+    sides["llama.cpp, wheel"] = Side("wheel", path)
+    if python:
+        sides["llama.cpp, native"] = Side("native", path, python=python)
+    numbers = told(rounds_of(sides, ASKED, rounds), engines)
+    facts = {name: side.ask("facts") for name, side in sides.items()}
+    exact = sides["float32 activations"]
+    milliseconds = {position: round(exact.ask(f"at {position}"), 2) for position in POSITIONS}
+    for side in sides.values():
+        side.close()
+    size = {"file_megabytes": round(Path(path).stat().st_size / 1e6, 1)}
+    return {"bits": kind, "peer": ENGINES[kind], **numbers, "milliseconds_at": milliseconds, **size, "facts": facts}
+
+
+def against_transformers(rounds: int) -> dict:
+    """GPT-2's shape: the engine with weights of 16, 8 and 4 bits beside transformers in bfloat16 and float32."""
+    sides = {kind: Side("ours", "gpt2", kind, "float32") for kind in ("bfloat16", "int8", "int4")}
+    engines = list(sides)
+    sides |= {f"transformers {dtype}": Side("transformers", dtype) for dtype in ("bfloat16", "float32")}
+    numbers = told(rounds_of(sides, ("decode",), rounds), engines)
+    for side in sides.values():
+        side.close()
+    return numbers
 
 
 def main() -> None:
-    torch.set_num_threads(THREADS)
-    bundle = source.load(MODEL)
-    text = Path(__file__).parent.parent.joinpath("LOG.md").read_text(encoding="utf-8")
-    ids = bundle.tokenizer.encode(text).tolist()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--native", default="", help="the Python of an environment with llama-cpp-python built here")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dry", action="store_true", help="print, and write no line into results.jsonl")
+    parser.add_argument("--serve", nargs="+", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.serve:
+        return serve(*given.serve)
+    from record import record
+
+    from firsthand.run import exchange
+
+    command = "python benchmarks/bench_decode.py" + " --native PYTHON" * bool(given.native)
+
+    def keep(name: str, numbers: dict) -> None:
+        print(name, json.dumps(numbers, indent=1)) if given.dry else record(name, command, numbers)
+
     with tempfile.TemporaryDirectory() as folder:
-        for kind in PAIRS:
-            measure(kind, bundle.model, ids, Path(folder))
+        for kind, file in ENGINES.items():
+            exchange.export(MODEL, "gguf", Path(folder) / kind, file)
+            keep("decode", against_llama(kind, str(Path(folder) / kind / "model.gguf"), given.native, given.rounds))
+    keep("decode.gpt2", against_transformers(given.rounds))
+    return None
 
 
-main()
+if __name__ == "__main__":
+    main()
