@@ -51,6 +51,7 @@ def test_the_report_holds_rewards_and_log_probabilities_before_and_after(run):
     )
     assert test["reward_margin"]["model"]["mean"] == pytest.approx(margin)
     assert test["loss"]["model"]["count"] == report["rows"]["test"] == 9
+    assert test["logps_rejected"]["model_against_untuned"]["verdict"] == "better"  # it fell, as it should
     assert test["both_fell"] is (test["logps_chosen"]["model_against_untuned"]["difference"] < 0)
 
 

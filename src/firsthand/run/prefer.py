@@ -89,8 +89,8 @@ def pairs(objective: "Preference", tuned: "Bundle", untuned: "Bundle", rows: Seq
         "chosen_likelier_per_token": {name: share(its) for name, its in likelier.items()}
         | {AGAINST: gained(likelier["model"], likelier["untuned"])},
         **{
-            f"logps_{name}": {"model": amount(its), "untuned": amount(was), AGAINST: gained(its, was)}
-            for name, its, was in zip(("chosen", "rejected"), after, before, strict=True)
+            f"logps_{name}": {"model": amount(its), "untuned": amount(was), AGAINST: verdict(its, was)}
+            for (name, verdict), its, was in zip((("chosen", gained), ("rejected", lower)), after, before, strict=True)
         },
         "examples": {"loss": lost["model"].tolist(), "reward_accuracy": np.array(margins > 0, int).tolist()},
         "both_fell": bool((after.mean(axis=1) < before.mean(axis=1)).all()),
