@@ -28,11 +28,11 @@ ARMS = {  # what differs from one arm to the next
     "random weights": ("task.thaw=all", "task.start=random"),
 }
 SIZES: dict[Size, tuple[str, ...]] = {
-    "short": ("train.steps=12", "train.warmup=2", "data.longest=32", "data.test_fraction=0.15"),
+    "short": ("train.steps=40", "train.warmup=4", "data.longest=48", "data.test_fraction=0.15"),
     "cpu": ("train.steps=30", "train.warmup=3", "data.longest=48", "data.test_fraction=0.25"),
     "gpu": ("train.steps=300", "train.warmup=30", "data.test_fraction=0.25"),
 }
-SHORT = (BASE, "LoRA 8", "first token")  # arms of the short form
+SHORT = (BASE, "head only", "first token")  # arms of the short form: the frozen blocks are computed once for each
 ALWAYS = (
     "model=smollm2-135m-instruct",
     "task.kind=classify",
