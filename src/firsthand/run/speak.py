@@ -98,6 +98,7 @@ def quick(bundle: Bundle, engine: Engine, tell: Callable[[str], None]) -> Bundle
         slow.cancel()
     if engine.weights != "own" or engine.activations != "float32":
         tell(drift(bundle, fast))
+    torch.set_num_threads(1)  # torch's threads go on spinning after an operation, on the cores that the engine needs
     made: Any = fast
     return replace(bundle, model=made)
 
