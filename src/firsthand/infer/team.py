@@ -2,13 +2,14 @@
 
 A step of a small model takes a millisecond and has 150 places where threads wait for each other. Asking the system to
 put a thread to sleep and wake it takes 50 microseconds; a thread that keeps asking "is it there yet?" goes on after a
-quarter of one. So helpers *spin*: between the parts of a step, and for about a millisecond after it, because the next
-token mostly comes at once. Then they *park*: a core that only asks is a core that nobody else can use. If threads are
+quarter of one. So helpers *spin*: between the parts of a step, and for a few milliseconds after it, because the next
+token mostly comes soon. Then they *park*: a core that only asks is a core that nobody else can use. If threads are
 more than cores, the one that is waited for may not be running at all: after some asking the others offer their core.
 
 Each helper has a state, changed by single uninterruptible instructions:
 
     PARKED   sleeps in Python, on a semaphore; somebody must wake it
+    RUNG     was woken, and is on its way
     READY    spins; will notice GO
     CLAIMED  spins, and may not park: a step is about to begin
     GO       works; then READY
@@ -29,10 +30,10 @@ from numba.core import cgutils
 from firsthand.infer.pack import numbers
 from firsthand.tokenizer.compiled import instruction, lean
 
-PARKED, READY, CLAIMED, GO = range(4)
+PARKED, READY, CLAIMED, GO, RUNG = range(5)
 LINE = 16  # numbers a thread has for itself: two cache lines, so that nobody waits for what another writes
 STATE, MET = 0, 1  # a thread's state; how many barriers it has reached
-SPINS = 20_000  # times a helper asks before it parks: about a millisecond
+SPINS = 100_000  # times a helper asks before it parks: two to five milliseconds
 PATIENCE = 2_000  # times a thread asks for another before it offers its core
 NAPS = 100  # times the leader then offers it before it looks again who is parked: about five milliseconds
 INTEGER = ir.IntType(64)
@@ -139,7 +140,8 @@ def claim(lines, threads):
         asked = 0
         while not exchange(lines, helper * LINE + STATE, READY, CLAIMED):
             asked += 1
-            if asked > PATIENCE + NAPS:
+            # one that parked a moment ago must be rung at once; waiting for it would take all the patience there is
+            if read(lines, helper * LINE + STATE) == PARKED or asked > PATIENCE + NAPS:
                 for claimed in range(1, helper):
                     write(lines, claimed * LINE + STATE, READY)
                 return False
@@ -203,12 +205,13 @@ class Team:
         while True:
             for thread, bell in enumerate(self.bells):
                 if thread and self.lines[thread * LINE + STATE] == PARKED:
+                    self.lines[thread * LINE + STATE] = RUNG
                     bell.release()
             if self.work(0, self.lines, *self.arguments):
                 return
 
     def close(self) -> None:
-        """End the helpers; they notice within a millisecond."""
+        """End the helpers; they notice within milliseconds."""
         self.closed = True
         for bell in self.bells:
             bell.release()
