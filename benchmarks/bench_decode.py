@@ -1,6 +1,6 @@
 """Tokens a second of the fast engine beside llama.cpp (SmolLM2-135M-Instruct) and transformers (GPT-2's shape).
 
-    python benchmarks/bench_decode.py [--native PYTHON] [--rounds 5]     ten minutes; appends to benchmarks/results.jsonl
+    python benchmarks/bench_decode.py [--native PYTHON] [--rounds 5]   ten minutes; appends to results.jsonl
 
 Every side lives in a process of its own, with two threads, and waits while another computes: in turn, A B A B.
 What is asked of each in a round: 64 tokens after a prompt of 32; eight texts of 32 tokens together after prompts of 8;

@@ -6,9 +6,10 @@ GROUPS: 64 by default; 64s is 64 with symmetric rulers. The blocks' matrices of 
 marks for 32 neighbours, so int4 with groups of 32 repeats them to the bit and says nothing; all others round anew.
 Judged on the last quarter of Python's documentation, calibrated on the rest. Every row of the table is one result, with
 the difference in bits per byte to the original and its interval, paired by rows of text; `gptq_minus_rtn` likewise.
+`engine ...`: what the fast engine makes of the same weights when it is asked to round them (`generate --weights ...`).
 
 `llama.cpp Q4_0`, `Q8_0`: what our writer of GGUF files rounds to, whose bytes are llama.cpp's (tests/interop): the same
-model, the same rows of text, head and embedding too. Tokens per second are of plain torch, one thread.
+model, the same rows of text, head and embedding too. Tokens per second: by the engine that `firsthand generate` would take.
 """
 
 import sys
@@ -18,6 +19,7 @@ from math import log
 from record import record
 
 from firsthand.evaluate.stats import bootstrap
+from firsthand.infer.fast import rounded
 from firsthand.interop.gguf_quantize import meant
 from firsthand.linear.swap import linears
 from firsthand.model.gpt import GPT
@@ -27,7 +29,8 @@ from firsthand.run.source import load
 
 COMMAND = "OMP_NUM_THREADS=1 python benchmarks/bench_quant.py"
 MODEL, TOKENS = "smollm2-135m-instruct", 4_096
-BITS = {"Q4_0": 4.5, "Q8_0": 8.5}
+BITS = {"Q4_0": 4.5, "Q8_0": 8.5}  # and of the engine's forms, without the head, which gets 8 bits always
+ENGINE = {"int8": 8.03, "int8-groups": 8.5, "int4": 4.5, "int4-lows": 5.0}
 
 
 def peer(kind: str) -> GPT:
@@ -45,13 +48,15 @@ def main() -> None:
     rows, per_bit = quantizing.in_rows(bundle, ids, TOKENS, 1), log(2) * bytes_per_token
     plain = quantizing.nats(bundle.model, rows) / per_bit
     about = {"model": MODEL, "text": text, "tokens": rows[:, 1:].numel(), "original_bits_per_byte": plain.mean()}
-    for kind, bits in BITS.items():
-        change = quantizing.nats(peer(kind), rows) / per_bit - plain
+    others = {f"llama.cpp {kind}": (bits, peer(kind)) for kind, bits in BITS.items()}
+    others |= {f"engine {kind}": (bits, rounded(bundle.model, kind)) for kind, bits in ENGINE.items()}
+    for form, (bits, model) in others.items():
+        change = quantizing.nats(model, rows) / per_bit - plain
         record(
             "quantize.quality",
             COMMAND,
             about
-            | {"form": f"llama.cpp {kind}", "bits_per_weight": bits}
+            | {"form": form, "bits_per_weight": bits}
             | {"difference": change.mean(), "difference_95": bootstrap(change)},
         )
     for word in sys.argv[1:] or ["64"]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from firsthand.checkpoint import bundle
-from firsthand.journey import real, stages, walk
+from firsthand.journey import faster, real, stages, walk
 from firsthand.model.config import ModelConfig
 from firsthand.model.gpt import GPT
 from firsthand.tokenizer.bpe import Tokenizer
@@ -15,7 +15,7 @@ SMALL = (
     "tokenizer.vocab_size=300",
     "model.n_layer=2",
     "model.n_head=2",
-    "model.d_model=16",
+    "model.d_model=32",
     "model.context_length=64",
     "train.steps=3",
     "train.batch_size=2",
@@ -24,7 +24,7 @@ SMALL = (
     "train.sample_every=2",
     "data.source=small",
 )
-NAMES = ["tokenizer", "data", "attention", "model", "pretrain", "generate", "weights"]
+NAMES = ["tokenizer", "data", "attention", "model", "pretrain", "generate", "weights", "cache", "quantize"]
 
 
 @pytest.fixture
@@ -42,6 +42,8 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr("firsthand.run.train.locate", lambda source: text if source == "small" else tmp_path / source)
     monkeypatch.setattr(real, "MODEL", str(chat_model(tmp_path / "chat")))
     monkeypatch.setattr(real, "TOKENS", 24)
+    monkeypatch.setattr(faster, "TOKENS", 128)
+    monkeypatch.setattr("firsthand.run.quantize.sample_text", lambda paths: (text / "a.txt").read_text())
     return tmp_path / "journey"
 
 
@@ -113,6 +115,17 @@ def test_the_real_model_is_proved_and_answers(small):
     assert len(found["asked"]) == len(real.QUESTIONS)
     page = (small / "report.html").read_text()
     assert "Is every form the same model?" in page
+
+
+def test_what_is_fast_and_small_is_measured_and_drawn(small):
+    told = dict(go(small))
+    times = told["cache"]["milliseconds"]
+    assert set(times) == {"without a cache", "with a cache", "fast engine"}
+    assert all(len(its) == len(told["cache"]["positions"]) == 3 for its in times.values())
+    forms = [row["form"] for row in told["quantize"]["rows"]]
+    assert forms[0] == "original" and "int4 gptq" in forms
+    page = (small / "report.html").read_text()
+    assert "What a cache saves" in page and "What fewer bits cost" in page and page.count("<svg") >= 10
 
 
 def test_a_real_model_that_cannot_be_had_is_left_out_and_tried_again(small, monkeypatch, tmp_path):

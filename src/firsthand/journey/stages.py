@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from firsthand.data.tokens import Tokens, show_windows, windows
-from firsthand.journey import real
+from firsthand.journey import faster, real
 from firsthand.lessons import attention as rungs
 from firsthand.lessons import gpt as lesson
 from firsthand.model import sizes
@@ -242,4 +242,24 @@ def weights(trip: Trip) -> dict[str, Any]:
     return real.weights(trip.out)
 
 
-STAGES: tuple[Callable[[Trip], dict[str, Any]], ...] = (tokenizer, data, attention, model, pretrain, generate, weights)
+def cache(trip: Trip) -> dict[str, Any]:
+    """What a token costs with and without a cache, by position; of the real model, if it is there."""
+    return faster.cache(trip.run if "left_out" in trip.results["weights"] else trip.out / "real")
+
+
+def quantize(trip: Trip) -> dict[str, Any]:
+    """The pretrained model in fewer bits."""
+    return faster.quantize(trip.run)
+
+
+STAGES: tuple[Callable[[Trip], dict[str, Any]], ...] = (
+    tokenizer,
+    data,
+    attention,
+    model,
+    pretrain,
+    generate,
+    weights,
+    cache,
+    quantize,
+)

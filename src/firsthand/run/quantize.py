@@ -23,11 +23,11 @@ from firsthand.errors import CheckpointError, ConfigError, DataError
 from firsthand.evaluate.loss import token_losses
 from firsthand.evaluate.stats import Interval, bootstrap
 from firsthand.files import tensors as stored
-from firsthand.infer.draw import draw
+from firsthand.infer.draw import Reader, draw
+from firsthand.infer.fast import Fast, refusal
 from firsthand.linear.shrink import described, layers, shrink
 from firsthand.model import sizes
 from firsthand.model.assemble import weights
-from firsthand.model.cache import StaticCache
 from firsthand.model.gpt import GPT
 from firsthand.run.source import load
 from firsthand.run.text import locate, sample_text
@@ -142,7 +142,7 @@ class Row:
     difference_95: Interval
     worst_layer: str
     worst_error: float  # length of what is lost over length of the weight
-    tokens_per_second: float  # of plain greedy decoding
+    tokens_per_second: float  # of greedy decoding
     seconds: float  # to make it
 
 
@@ -229,10 +229,17 @@ def bits_per_weight(model: GPT) -> float:
 
 
 def speed(model: GPT, prompt: list[int]) -> float:
-    """Tokens per second of plain greedy decoding, once the prompt is read."""
+    """Tokens per second of greedy text once the prompt is read, by the engine that `firsthand generate` would take."""
     prompt = prompt[: max(1, model.config.context_length - WRITTEN - 1)]
-    cache = StaticCache(model.config, length=min(len(prompt) + WRITTEN + 1, model.config.context_length))
-    written = draw(model, prompt, lambda scores: int(scores.argmax()), cache)
+    length, threads = min(len(prompt) + WRITTEN + 1, model.config.context_length), torch.get_num_threads()
+    reader: Reader = model if refusal(model) else Fast(model)
+    cache = reader.new_cache(1, length)
+    written = draw(reader, prompt, lambda scores: int(scores.argmax()), cache)
     next(written)
+    if reader is not model:
+        torch.set_num_threads(1)  # torch's threads would spin on the cores that the engine needs
     begin = perf_counter()
-    return sum(1 for _ in islice(written, cache.capacity - len(prompt) - 1)) / (perf_counter() - begin)
+    count = sum(1 for _ in islice(written, length - len(prompt) - 1))
+    seconds = perf_counter() - begin
+    torch.set_num_threads(threads)
+    return count / seconds

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from firsthand.study import plots, runs
+from firsthand.study import faster, plots, runs
 from firsthand.study.attention import attention_grid, attention_map, busiest_head
 from firsthand.study.choices import choices
 from firsthand.study.embeddings import embedding_map
@@ -43,6 +43,8 @@ def chapter(stage: str, result: Result) -> Section:
         "pretrain": pretrain,
         "generate": generate,
         "weights": weights,
+        "cache": faster.cache,
+        "quantize": faster.quantize,
     }
     if stage in makers:
         return makers[stage](result)
