@@ -9,7 +9,7 @@ the difference in bits per byte to the original and its interval, paired by rows
 `engine ...`: what the fast engine makes of the same weights when it is asked to round them (`generate --weights ...`).
 
 `llama.cpp Q4_0`, `Q8_0`: what our writer of GGUF files rounds to, whose bytes are llama.cpp's (tests/interop): the same
-model, the same rows of text, head and embedding too. Tokens per second are of the engine that `firsthand generate` takes.
+model, the same rows of text, head and embedding too. Tokens a second: of the engine that `firsthand generate` takes.
 """
 
 import sys
