@@ -72,7 +72,7 @@ def classify(out: Path) -> dict[str, Any]:
     lines = files.read_text(_file(MESSAGES)).splitlines(keepends=True)
     some = out / "tuned" / "messages.tsv"
     files.write_file(some, "".join([lines[0], *lines[1::EVERY]]))
-    report, folder = _taught(out, "classify", (*SPAM, f"data.source={some}"))
+    report, folder = taught(out, "classify", (*SPAM, f"data.source={some}"))
     test = report["test"]
     test.pop("examples")
     names = {"model": "the model", "bag_of_words": "a bag of words", "majority": "always the commoner label"}
@@ -98,7 +98,7 @@ def classify(out: Path) -> dict[str, Any]:
 def instruct(out: Path) -> dict[str, Any]:
     """Adapters learn to answer tasks that a program can check; the untuned model is asked the same."""
     words = (*ANSWERS, f"data.source={_some_tasks(out)}", f"data.general={_general(out)}")
-    report, folder = _taught(out, "instruct", words)
+    report, folder = taught(out, "instruct", words)
     asked, known = read_lines(folder / "answers.jsonl"), {task.question: task for task in tasks("test")}
     solved = {
         who: np.array([right(known[one["question"]], one[who]) for one in asked], float) for who in ("model", "untuned")
@@ -143,7 +143,7 @@ def preferences(out: Path) -> dict[str, Any]:
     """Of two answers the model learns to find one likelier than the other, by DPO."""
     folder, what = _pairs(out)
     words = (*PAIRS, f"data.source={folder}", f"data.general={_general(out)}")
-    report, run = _taught(out, "preferences", words)
+    report, run = taught(out, "preferences", words)
     test = report["test"]
     accuracy, margin = test["reward_accuracy"]["model"], test["reward_margin"]["model"]
     return {
@@ -177,7 +177,7 @@ def _folder(out: Path, name: str, words: Sequence[str]) -> Path:
     return made
 
 
-def _taught(out: Path, name: str, words: Sequence[str]) -> tuple[dict[str, Any], Path]:
+def taught(out: Path, name: str, words: Sequence[str]) -> tuple[dict[str, Any], Path]:
     """The report of a run and its folder, gone on with if it was stopped; of its files the checkpoints go."""
     folder = _folder(out, name, words)
     resume = files.newest(folder)[0] is not None

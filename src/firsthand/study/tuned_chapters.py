@@ -69,7 +69,7 @@ def instruct(result: Result) -> Section:
     ]
     lead = (
         f"Around every layer an adapter of {number(result['learned'])} numbers in all learns, and nothing else. The "
-        "tasks have one right answer each, which a program checks; those of the test are worded as none it learned from."
+        "tasks have one right answer each, which a program checks; the test words them as no training row does."
     )
     return Section("The model learns to answer", lead, [*pictures, heading("Before and after"), quotes(said)])
 
