@@ -1,13 +1,18 @@
 """The journey: every stage once, an instant second walk, and one that goes on after it was stopped."""
 
+import hashlib
 import json
 
 import pytest
 
+from firsthand import files
 from firsthand.checkpoint import bundle
-from firsthand.journey import faster, real, stages, walk
+from firsthand.data.tasks import right, tasks
+from firsthand.journey import faster, real, stages, tuned, walk
 from firsthand.model.config import ModelConfig
 from firsthand.model.gpt import GPT
+from firsthand.run.finetune import finetune
+from firsthand.study import tuned_chapters
 from firsthand.tokenizer.bpe import Tokenizer
 from firsthand.tokenizer.styles import STYLES
 
@@ -25,6 +30,7 @@ SMALL = (
     "data.source=small",
 )
 NAMES = ["tokenizer", "data", "attention", "model", "pretrain", "generate", "weights", "cache", "quantize"]
+TAUGHT = ["classify", "instruct", "ranks", "mask", "preferences"]
 
 
 @pytest.fixture
@@ -44,6 +50,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(real, "TOKENS", 24)
     monkeypatch.setattr(faster, "TOKENS", 128)
     monkeypatch.setattr("firsthand.run.quantize.sample_text", lambda paths: (text / "a.txt").read_text())
+    monkeypatch.setattr(walk, "STAGES", of(NAMES))
     return tmp_path / "journey"
 
 
@@ -54,6 +61,31 @@ def chat_model(folder):
     config = ModelConfig(vocab_size=262, context_length=256, n_layer=2, n_head=2, d_model=16)
     ends = {"ends": [tokenizer.special_tokens["<|im_end|>"]]}
     return bundle.save(folder, GPT(config), tokenizer, ends, template=STYLES["chatml"].jinja)
+
+
+def of(names):
+    """The stages of these names, in their order."""
+    return tuple(stage for stage in stages.STAGES if stage.__name__ in names)
+
+
+@pytest.fixture
+def teaching(small, tmp_path, monkeypatch):
+    """The stages that teach the real model, on a few rows and a few steps."""
+    spam, ham = "win a free prize now call {} {}", "see you at {} after {} then"
+    numbers = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+    pairs = [(a, b) for a in numbers for b in numbers if a < b]
+    rows = [f"{name}\t{text.format(*pair)}\n" for pair in pairs for name, text in (("spam", spam), ("ham", ham))]
+    (tmp_path / "messages.tsv").write_text("label\ttext\n" + "".join(rows))
+    monkeypatch.setattr(tuned, "MESSAGES", str(tmp_path / "messages.tsv"))
+    monkeypatch.setattr(tuned, "EVERY", 1)
+    monkeypatch.setattr(tuned, "GENERAL", str(tmp_path / "small"))
+    monkeypatch.setattr(tuned, "PREFERRED", "no-such-preferences")
+    monkeypatch.setattr(tuned, "TASK_COUNTS", {"train": 2, "validation": 1, "test": 1})
+    few = ("train.steps=3", "train.warmup=1", "train.dtype=float32")
+    for name in ("SPAM", "ANSWERS", "RANKS", "MASK", "PAIRS"):
+        monkeypatch.setattr(tuned, name, (*getattr(tuned, name), *few))
+    monkeypatch.setattr(walk, "STAGES", of(["weights", *TAUGHT]))
+    return small
 
 
 def go(out, fresh: bool = False) -> list[tuple[str, dict]]:
@@ -83,7 +115,7 @@ def test_a_walk_that_was_stopped_goes_on_where_it_stopped(small, monkeypatch):
         raise KeyboardInterrupt
 
     stop.__name__ = "model"
-    whole = stages.STAGES
+    whole = walk.STAGES
     monkeypatch.setattr(walk, "STAGES", (*whole[:3], stop, *whole[4:]))
     with pytest.raises(KeyboardInterrupt):
         go(small)
@@ -137,3 +169,50 @@ def test_a_real_model_that_cannot_be_had_is_left_out_and_tried_again(small, monk
     assert "cannot be fetched here" in (small / "report.html").read_text()
     assert "kept" not in dict(go(small))["weights"]
     assert dict(go(small))["generate"]["kept"]
+
+
+def test_the_real_model_is_taught_and_every_chapter_has_a_figure(teaching):
+    told = dict(go(teaching))
+    assert list(told) == ["weights", *TAUGHT]
+    page = (teaching / "report.html").read_text()
+    for name in TAUGHT:
+        assert "left_out" not in told[name]
+        title = tuned_chapters.MAKERS[name](told[name]).title
+        assert "<svg" in page.partition(f"<h2>{title}</h2>")[2].partition("<h2>")[0], name
+    assert "made of tasks" in told["preferences"]["lines"][0]
+    assert told["instruct"]["scores"]["tasks_solved"]["model"]["count"] == len(told["instruct"]["asked"]) == 23
+    assert not any(cell["error"] for name in ("ranks", "mask") for cell in told[name]["told"]["cells"])
+    assert not list((teaching / "tuned").rglob("step-*"))
+    assert len(list((teaching / "tuned").glob("*/report.json"))) == 5
+
+
+def test_teaching_that_was_stopped_goes_on_from_its_checkpoint(teaching, monkeypatch):
+    monkeypatch.setattr(walk, "STAGES", of(["weights"]))
+    go(teaching)
+    words = (*tuned.SPAM, f"data.source={tuned.MESSAGES}", "train.save_every=1", "train.keep=9")
+    folder = teaching / "tuned" / f"classify-{hashlib.sha256(repr(words).encode()).hexdigest()[:8]}"
+    finetune(f"model={teaching / 'real'}", f"out={folder}", *words)
+    (folder / "report.json").unlink()  # as if it had been killed in step 3
+    files.discard(folder / "step-000003")
+    report, again = tuned.taught(teaching, "classify", words)
+    records = [json.loads(line) for line in (again / "metrics.jsonl").read_text().splitlines()]
+    assert again == folder and report["steps"] == 3
+    assert [one["train/global_step"] for one in records if "train/loss" in one] == [1, 2, 3]
+    assert not list(folder.glob("step-*"))
+
+
+def test_without_the_real_model_nothing_is_taught(teaching, monkeypatch, tmp_path):
+    monkeypatch.setenv("FIRSTHAND_HOME", str(tmp_path / "empty"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(real, "MODEL", "gpt2")
+    told = dict(go(teaching))
+    assert all(told[name]["left_out"] == told["weights"]["left_out"] for name in TAUGHT)
+    assert not (teaching / "tuned").exists()
+
+
+@pytest.mark.parametrize(("part", "count"), tuned.PAIR_COUNTS.items())
+def test_a_made_pair_prefers_the_right_answer_to_a_wrong_one(part, count):
+    made, known = tuned.made_pairs(part, count), {task.question: task for task in tasks(part)}
+    assert len({pair["prompt"] for pair in made}) == count
+    assert all(right(known[pair["prompt"]], pair["chosen"]) for pair in made)
+    assert not any(right(known[pair["prompt"]], pair["rejected"]) for pair in made)

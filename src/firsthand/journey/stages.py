@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from firsthand.data.tokens import Tokens, show_windows, windows
-from firsthand.journey import faster, real
+from firsthand.errors import DownloadError
+from firsthand.journey import faster, real, tuned
 from firsthand.lessons import attention as rungs
 from firsthand.lessons import gpt as lesson
 from firsthand.model import sizes
@@ -252,6 +253,42 @@ def quantize(trip: Trip) -> dict[str, Any]:
     return faster.quantize(trip.run)
 
 
+def classify(trip: Trip) -> dict[str, Any]:
+    """The real model learns to tell spam from ham."""
+    return _real(trip, tuned.classify)
+
+
+def instruct(trip: Trip) -> dict[str, Any]:
+    """The real model learns to answer tasks, by adapters."""
+    return _real(trip, tuned.instruct)
+
+
+def ranks(trip: Trip) -> dict[str, Any]:
+    """How small an adapter may be."""
+    return _real(trip, tuned.ranks)
+
+
+def mask(trip: Trip) -> dict[str, Any]:
+    """Whether the questions shall be learned too."""
+    return _real(trip, tuned.masked)
+
+
+def preferences(trip: Trip) -> dict[str, Any]:
+    """The real model learns which of two answers is preferred."""
+    return _real(trip, tuned.preferences)
+
+
+def _real(trip: Trip, teach: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """A stage that needs the real model; one line where there is none, or no data."""
+    reason = trip.results["weights"].get("left_out")
+    if reason is None:
+        try:
+            return teach(trip.out)
+        except DownloadError as error:
+            reason = str(error)
+    return {"lines": [f"left out: {reason}"], "left_out": reason}
+
+
 STAGES: tuple[Callable[[Trip], dict[str, Any]], ...] = (
     tokenizer,
     data,
@@ -262,4 +299,9 @@ STAGES: tuple[Callable[[Trip], dict[str, Any]], ...] = (
     weights,
     cache,
     quantize,
+    classify,
+    instruct,
+    ranks,
+    mask,
+    preferences,
 )

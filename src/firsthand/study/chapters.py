@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from firsthand.study import faster, plots, runs
+from firsthand.study import faster, plots, runs, tuned_chapters
 from firsthand.study.attention import attention_grid, attention_map, busiest_head
 from firsthand.study.choices import choices
 from firsthand.study.embeddings import embedding_map
@@ -45,6 +45,7 @@ def chapter(stage: str, result: Result) -> Section:
         "weights": weights,
         "cache": faster.cache,
         "quantize": faster.quantize,
+        **tuned_chapters.MAKERS,
     }
     if stage in makers:
         return makers[stage](result)
