@@ -136,7 +136,7 @@ def rewards(records: plots.Records) -> Picture:
         for (name, line), colour in zip(lines.items(), (BLUE, RUST), strict=True):
             axes.plot(line.steps, line.values, color=colour, marker="o", markersize=3)
             note(axes, line.last, f"{name} {line.last[1]:+.2f}", colour)
-        axes.fill_between(steps, *(line.values for line in lines.values()), color=BLUE, alpha=0.08)
+        axes.fill_between(steps, lines["chosen"].values, lines["rejected"].values, color=BLUE, alpha=0.08)
         axes.set_xlim(0, max(1, steps[-1] * 1.15))
     rows: list[Row] = [(step, *(line.values[at] for line in lines.values())) for at, step in enumerate(steps)]
     alt = "Line chart: the rewards of chosen and rejected answers by step."
