@@ -46,9 +46,9 @@ ANSWERS = (
     "task.kind=instruct",
     *PLAIN,
     *ADAPTERS,
-    "task.asked=46",
+    "task.asked=23",
     "task.answer_tokens=12",
-    "train.steps=20",
+    "train.steps=10",
     "train.learning_rate=1e-3",
     "train.min_learning_rate=1e-4",
 )

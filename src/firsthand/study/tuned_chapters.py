@@ -69,7 +69,8 @@ def instruct(result: Result) -> Section:
     ]
     lead = (
         f"Around every layer an adapter of {number(result['learned'])} numbers in all learns, and nothing else. The "
-        "tasks have one right answer each, which a program checks; the test words them as no training row does."
+        "tasks have one right answer each, which a program checks; the test words them as no training row does. Turns "
+        "are written plainly, before and after, not by the template that the model was tuned with."
     )
     return Section("The model learns to answer", lead, [*pictures, heading("Before and after"), quotes(said)])
 
