@@ -12,10 +12,10 @@ import numpy as np
 
 from firsthand.study.canvas import BLUE, RUST, SOFT, canvas, note
 from firsthand.study.cells import Cell
-from firsthand.study.page import Picture, Row, Section, Table, code, figure, heading, paragraph, table
-from firsthand.study.points import Point, against, points, sentence
+from firsthand.study.page import Picture, Row, Section, Table, figure, heading, paragraph, table
+from firsthand.study.points import Point, against, points
 from firsthand.study.study import Size, Study
-from firsthand.study.sweep_page import cell_table, costs, dots
+from firsthand.study.sweep_page import endings, findings
 from firsthand.study.work import Result
 
 FULL = "full"
@@ -170,14 +170,7 @@ def verdict(told: dict[str, Any], ranks: Sequence[Point], full: Point) -> str:
 
 def sections(told: dict[str, Any]) -> list[Section]:
     """The page."""
-    able = [point for point in told["points"] if point["seeds"]]
-    made = []
-    if able:
-        lead = "A small dot is one seed, the large one their mean, the line its 95 % interval over examples and seeds."
-        pairs = [paragraph(sentence(pair)) for pair in told["comparisons"]]
-        shown = [figure(dots(able, score)) for score in able[0]["scores"]]
-        made.append(Section("Rank by rank", lead, [*shown, heading("Against full fine-tuning"), *pairs]))
-        made.append(Section("What it costs", "Means over the seeds; memory is the most of them.", [costs(able)]))
+    made = findings(told, "Rank by rank", "Against full fine-tuning")
     if told["spectrum"]:
         lead = (
             "Full fine-tuning is bound to no rank. The singular values of what it changed say how much of the change "
@@ -192,10 +185,7 @@ def sections(told: dict[str, Any]) -> list[Section]:
                 [*shown, table(Table(("layer", "least", "middle", "most"), kinds))],
             )
         )
-    made.append(_rates(told["rates"]))
-    made.append(Section("Every cell", "Each is an ordinary run in cells/NAME.", [cell_table(told["cells"])]))
-    made.append(Section("Do it again", "Finished cells are kept, and not done again.", [code(told["command"])]))
-    return made
+    return [*made, _rates(told["rates"]), *endings(told)]
 
 
 def _rates(tuned: Sequence[dict[str, Any]]) -> Section:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from firsthand.study.cells import Cell
-from firsthand.study.page import Section, code, figure, heading, paragraph
-from firsthand.study.points import against, points, sentence
+from firsthand.study.page import Section
+from firsthand.study.points import against, points
 from firsthand.study.study import Size, Study, nothing_more
-from firsthand.study.sweep_page import cell_table, costs, dots
+from firsthand.study.sweep_page import endings, findings
 from firsthand.study.work import Result
 
 ARMS = ("answer", "all")
@@ -93,14 +93,4 @@ def verdict(pairs: Sequence[dict[str, Any]], seeds: Sequence[int]) -> str:
 
 def sections(told: dict[str, Any]) -> list[Section]:
     """The page."""
-    able = [point for point in told["points"] if point["seeds"]]
-    made = []
-    if able:
-        lead = "A small dot is one seed, the large one their mean, the line its 95 % interval over examples and seeds."
-        pairs = [paragraph(sentence(pair)) for pair in told["comparisons"]]
-        shown = [figure(dots(able, score)) for score in able[0]["scores"]]
-        made.append(Section("Answer or all", lead, [*shown, heading("All against answer alone"), *pairs]))
-        made.append(Section("What it costs", "Means over the seeds; memory is the most of them.", [costs(able)]))
-    made.append(Section("Every cell", "Each is an ordinary run in cells/NAME.", [cell_table(told["cells"])]))
-    made.append(Section("Do it again", "Finished cells are kept, and not done again.", [code(told["command"])]))
-    return made
+    return [*findings(told, "Answer or all", "All against answer alone"), *endings(told)]

@@ -9,10 +9,10 @@ from math import hypot
 from typing import Any
 
 from firsthand.study.cells import Cell
-from firsthand.study.page import Row, Section, Table, code, figure, heading, paragraph, table
+from firsthand.study.page import Row, Section, Table, figure, heading, paragraph, table
 from firsthand.study.points import Point, against, best, points, sentence
 from firsthand.study.study import Size, Study, nothing_more
-from firsthand.study.sweep_page import cell_table, costs, dots
+from firsthand.study.sweep_page import costs, dots, endings
 from firsthand.study.work import Result
 
 SPLITS = ("leak-free", "leaky")
@@ -141,6 +141,4 @@ def sections(told: dict[str, Any]) -> list[Section]:
     arms: list[Row] = [(arm, " ".join(words)) for arm, words in ARMS.items()]
     lead = "Rates are fixed for each arm, not tuned. Padding is not compared: a test holds that it changes nothing."
     parts.append(Section("The arms", lead, [table(Table(("arm", "settings"), arms))]))
-    parts.append(Section("Every cell", "Each is an ordinary run in cells/NAME.", [cell_table(told["cells"])]))
-    parts.append(Section("Do it again", "Finished cells are kept, and not done again.", [code(told["command"])]))
-    return made + parts
+    return [*made, *parts, *endings(told)]

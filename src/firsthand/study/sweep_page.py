@@ -81,17 +81,29 @@ def write(out: Path, title: str, told: dict[str, Any], sections: Sequence[Sectio
 
 def sweep_sections(told: dict[str, Any]) -> list[Section]:
     """The parts of the page of any sweep."""
+    return [*findings(told, "What was found", "In pairs"), *endings(told)]
+
+
+def findings(told: dict[str, Any], title: str, in_pairs: str) -> list[Section]:
+    """Every point that has a result, the comparisons of pairs in sentences, and what it all cost."""
     able = [point for point in told["points"] if point["seeds"]]
-    sections = []
-    if able:
-        parts = [figure(dots(able, score)) for score in able[0]["scores"]]
-        lead = "A small dot is one seed, the large one their mean, the line its 95 % interval over examples and seeds."
-        compared = [paragraph(sentence(pair)) for pair in told["comparisons"]]
-        sections.append(Section("What was found", lead, [*parts, *([heading("In pairs"), *compared] * bool(compared))]))
-        sections.append(Section("What it cost", "Means over the seeds; memory is the most of them.", [costs(able)]))
-    sections.append(Section("Every cell", "Each is an ordinary run in cells/NAME.", [cell_table(told["cells"])]))
-    sections.append(Section("Do it again", "Finished cells are kept, and not done again.", [code(told["command"])]))
-    return sections
+    if not able:
+        return []
+    lead = "A small dot is one seed, the large one their mean, the line its 95 % interval over examples and seeds."
+    pictures = [figure(dots(able, score)) for score in able[0]["scores"]]
+    pairs = [paragraph(sentence(pair)) for pair in told["comparisons"]]
+    return [
+        Section(title, lead, [*pictures, *([heading(in_pairs), *pairs] * bool(pairs))]),
+        Section("What it cost", "Means over the seeds; memory is the most of them.", [costs(able)]),
+    ]
+
+
+def endings(told: dict[str, Any]) -> list[Section]:
+    """What stands at the end of every study: all cells, and how to do it again."""
+    return [
+        Section("Every cell", "Each is an ordinary run in cells/NAME.", [cell_table(told["cells"])]),
+        Section("Do it again", "Finished cells are kept, and not done again.", [code(told["command"])]),
+    ]
 
 
 def dots(its: Sequence[dict[str, Any]], score: str, name: str = "sweep") -> Picture:
