@@ -9,11 +9,11 @@ is what its DPOTrainer does between two callbacks of `train()`, without recomput
 default and would cost it a third. Peak memory is the most that a process ever held, the reference included.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 from bench_lora import shape
+from sides import compare, options
 
 PAIRS, LENGTH, PROMPT, WARM, ROUNDS = 4, 128, 32, 2, 5
 FOLDER = Path("/tmp") / "firsthand-bench-dpo"
@@ -154,13 +154,7 @@ def trl(dtype: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--only", default="", choices=("", *DTYPES))
-    parser.add_argument("--dry", action="store_true", help="print, and write no line into results.jsonl")
-    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    given = options(__doc__, ROUNDS, DTYPES)
     if given.serve:
         import torch
 
@@ -170,7 +164,6 @@ def main() -> None:
     import shutil
 
     from record import record
-    from sides import compare
 
     prepare()
     for dtype in [given.only] if given.only else DTYPES:

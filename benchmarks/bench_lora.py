@@ -7,9 +7,10 @@ from the same random weights and the same A, with B zero, and see the same ids: 
 must those after the first updates. Peak memory is the most that a process ever held, the base model included.
 """
 
-import argparse
 import json
 from pathlib import Path
+
+from sides import compare, options, serve
 
 BATCH, LENGTH, RANK, ALPHA, WARM, ROUNDS = 4, 128, 8, 16, 2, 5
 FOLDER = Path("/tmp") / "firsthand-bench-lora"
@@ -128,22 +129,14 @@ def peft(dtype):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--only", default="", choices=("", *DTYPES))
-    parser.add_argument("--dry", action="store_true", help="print, and write no line into results.jsonl")
-    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    given = options(__doc__, ROUNDS, DTYPES)
     if given.serve:
         import torch
-        from sides import serve
 
         name, dtype, threads = given.serve
         torch.set_num_threads(int(threads))
         return serve({"ours": ours, "peft": peft}[name](dtype))
     from record import record
-    from sides import compare
 
     prepare()
     for dtype in [given.only] if given.only else DTYPES:

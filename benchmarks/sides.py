@@ -4,6 +4,7 @@ A side is the benchmark's own file, started again with `--serve NAME DTYPE THREA
 `serve`; between two of its steps it waits while the other computes.
 """
 
+import argparse
 import json
 import resource
 import subprocess
@@ -11,6 +12,17 @@ import sys
 import time
 from collections.abc import Callable
 from statistics import median
+
+
+def options(about: str, rounds: int, dtypes: tuple[str, ...]) -> argparse.Namespace:
+    """What a benchmark of two sides may be told; `serve` is not None where this process is a side."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--only", default="", choices=("", *dtypes))
+    parser.add_argument("--dry", action="store_true", help="print, and write no line into results.jsonl")
+    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 class Turns:
