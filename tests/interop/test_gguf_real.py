@@ -15,6 +15,7 @@ import pytest
 import torch
 from llama_cpp import LlamaCpp
 
+from firsthand.infer.fast import Fast
 from firsthand.interop import gguf
 from firsthand.tokenizer.chat import Chat, Turn
 
@@ -92,11 +93,20 @@ def test_any_text_has_the_ids_of_llama_cpp(llama, foreign):
         assert foreign.tokenizer.encode(text).tolist() == llama.tokenize(text), ascii(text)
 
 
-def test_greedy_text_is_that_of_llama_cpp(llama, model, prompts):
+@pytest.fixture(scope="module")
+def answers(llama, prompts):
+    """What llama.cpp says, with the likeliest tokens of every step."""
+    with ThreadPoolExecutor(len(prompts)) as together:  # in one batch, which reads the weights once
+        return list(together.map(lambda prompt: llama.steps(prompt, COUNT, top=5), prompts))
+
+
+@pytest.mark.parametrize("engine", ["plain", "fast"])
+def test_greedy_text_is_that_of_llama_cpp(answers, model, prompts, engine):
     """After each token that llama.cpp chose, ours is the same: so ours alone would have gone the same way."""
     smallest = []
-    with ThreadPoolExecutor(len(prompts)) as together:  # in one batch, which reads the weights once
-        answers = list(together.map(lambda prompt: llama.steps(prompt, COUNT, top=5), prompts))
+    if engine == "fast":
+        model = Fast(model)
+        assert model.forms == ("int4-lows", "int8-groups")  # its own codes, Q4_1 and Q8_0: nothing is rounded again
     for prompt, steps in zip(prompts, answers, strict=True):
         said = [next(iter(step)) for step in steps]
         assert len(said) == COUNT
