@@ -11,7 +11,7 @@ from firsthand.checkpoint.bundle import Bundle
 from firsthand.errors import ConfigError
 from firsthand.evaluate.feeding import PIECES, NotHere, Open, Scores, fed_together
 from firsthand.infer.draw import draw
-from firsthand.infer.fast import Activations, Fast, Weights
+from firsthand.infer.fast import Activations, Fast, Weights, one_torch_thread
 from firsthand.linear.shrink import layers
 from firsthand.model.gpt import GPT
 
@@ -43,4 +43,5 @@ def by_engine(model: GPT, ids: list[int], count: int) -> list[int]:
     """Greedy text as `firsthand chat` writes it, by the fast engine."""
     fast = engine(model)
     drawn = draw(fast, list(ids), lambda scores: int(scores.argmax()), fast.new_cache())
-    return [*ids, *(one.id for one in islice(drawn, count))]
+    with one_torch_thread():
+        return [*ids, *(one.id for one in islice(drawn, count))]

@@ -11,6 +11,8 @@ its weights, of `rounded(model, weights)`. What it cannot take, and where it can
 
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -36,6 +38,17 @@ def available() -> str | None:
     except ImportError as error:
         return f"Numba cannot be used: {error}"
     return None
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Torch works with one thread inside the `with`: its others would spin on the cores that the engine needs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def refusal(model: GPT) -> str | None:
@@ -113,7 +126,7 @@ class Fast:
     `weights` is how they are stored: "own" is as they are, everything else rounds them. `activations` is what they are
     multiplied with: "float32" is exact, "int8" is not. All texts together hold at most `tokens`; by default
     two contexts, whose memory is taken as they grow.
-    One caller at a time works; others wait. Beside it, `torch.set_num_threads(1)`: after an operation torch's threads
+    One caller at a time works; others wait. Beside it, `one_torch_thread`: after an operation torch's threads
     spin for a while, on the cores that the engine's threads need (80 instead of 350 tokens a second on two cores).
     """
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from firsthand.infer.draw import Reader
-from firsthand.infer.fast import Fast, refusal
+from firsthand.infer.fast import Fast, one_torch_thread, refusal
 from firsthand.run import quantize as quantizing
 from firsthand.run.source import load
 
@@ -27,12 +27,11 @@ def cache(model: Path) -> dict[str, Any]:
     whole = bundle.model.last
     found = {"without a cache": [_milliseconds(partial(whole, ids[:, : at + 1], 1)) for at in places]}
     found["with a cache"] = _cached(bundle.model, ids, places)
-    reason, threads = refusal(bundle.model), torch.get_num_threads()
+    reason = refusal(bundle.model)
     if reason is None:
         fast = Fast(bundle.model)
-        torch.set_num_threads(1)  # torch's threads would spin on the cores that the engine needs
-        found["fast engine"] = _cached(fast, ids, places)
-        torch.set_num_threads(threads)
+        with one_torch_thread():
+            found["fast engine"] = _cached(fast, ids, places)
     held = bundle.model.new_cache(1, places[-1] + 1)
     with torch.inference_mode():
         bundle.model.last(ids[:, :2], 1, held)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -24,7 +25,7 @@ from firsthand.evaluate.loss import token_losses
 from firsthand.evaluate.stats import Interval, bootstrap
 from firsthand.files import tensors as stored
 from firsthand.infer.draw import Reader, draw
-from firsthand.infer.fast import Fast, refusal
+from firsthand.infer.fast import Fast, one_torch_thread, refusal
 from firsthand.linear.shrink import described, layers, shrink
 from firsthand.model import sizes
 from firsthand.model.assemble import weights
@@ -231,15 +232,10 @@ def bits_per_weight(model: GPT) -> float:
 def speed(model: GPT, prompt: list[int]) -> float:
     """Tokens per second of greedy text once the prompt is read, by the engine that `firsthand generate` would take."""
     prompt = prompt[: max(1, model.config.context_length - WRITTEN - 1)]
-    length, threads = min(len(prompt) + WRITTEN + 1, model.config.context_length), torch.get_num_threads()
+    length = min(len(prompt) + WRITTEN + 1, model.config.context_length)
     reader: Reader = model if refusal(model) else Fast(model)
-    cache = reader.new_cache(1, length)
-    written = draw(reader, prompt, lambda scores: int(scores.argmax()), cache)
+    written = draw(reader, prompt, lambda scores: int(scores.argmax()), reader.new_cache(1, length))
     next(written)
-    if reader is not model:
-        torch.set_num_threads(1)  # torch's threads would spin on the cores that the engine needs
-    begin = perf_counter()
-    count = sum(1 for _ in islice(written, length - len(prompt) - 1))
-    seconds = perf_counter() - begin
-    torch.set_num_threads(threads)
-    return count / seconds
+    with nullcontext() if reader is model else one_torch_thread():
+        begin = perf_counter()
+        return sum(1 for _ in islice(written, length - len(prompt) - 1)) / (perf_counter() - begin)
