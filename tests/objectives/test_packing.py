@@ -1,14 +1,18 @@
 """Several texts in one row: the same scores, sums and gradients as one a row, and no way from one text to another."""
 
+from functools import partial
+
 import pytest
 import torch
 from kit import VARIANTS, gap, ids, tiny
 
-from firsthand.errors import DataError
+from firsthand.errors import ModelError
 from firsthand.model.attention import attend_explicit, attend_fused
 from firsthand.objectives.base import IGNORE
-from firsthand.objectives.instruct import Instruct, Packed
-from firsthand.objectives.packing import facts, pack
+from firsthand.objectives.classify import Classify
+from firsthand.objectives.instruct import Instruct
+from firsthand.objectives.preference import Preference
+from firsthand.objectives.trunk import Trunk
 
 A, B, C = ([5, 6, 7, 8, 9], [0, 0, 0, 1, 1]), ([1, 2, 3], [0, 1, 1]), ([4, 10, 1, 2], [0, 1, 0, 1])
 
@@ -28,39 +32,35 @@ def drawn(lengths, seed=0):
 MANY = drawn([9, 3, 14, 2, 8, 5, 7, 11, 2, 6, 19])
 
 
-def test_two_conversations_in_a_row_by_hand():
-    batch = Packed().collate([[A, B], [C]])
-    assert batch.inputs.tolist() == [[5, 6, 7, 8, 1, 2], [4, 10, 1, 0, 0, 0]]
+def of(objective, examples, model):
+    """Count, sum and gradients of one batch, and what was watched."""
+    batch = objective.collate(examples)
+    loss = objective.loss(model, batch)
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    return batch, [loss.total, *torch.autograd.grad(loss.total, learned), *loss.metrics.values()]
+
+
+def test_conversations_in_a_row_by_hand():
+    batch = Instruct(pack=True).collate([A, B, C])
+    assert batch.inputs.tolist() == [[5, 6, 7, 8, 1, 2, 4, 10, 1]]
     # 9, the last of A, is only a target, and nothing predicts the first of B
-    assert batch.targets.tolist() == [[IGNORE, IGNORE, 8, 9, 2, 3], [10, IGNORE, 2, IGNORE, IGNORE, IGNORE]]
-    assert batch.positions.tolist() == [[0, 1, 2, 3, 0, 1], [0, 1, 2, 0, 1, 2]]
-    assert (batch.lengths.tolist(), batch.count) == ([6, 3], 6)
+    assert batch.targets.tolist() == [[IGNORE, IGNORE, 8, 9, 2, 3, 10, IGNORE, 2]]
+    assert batch.positions.tolist() == [[0, 1, 2, 3, 0, 1, 0, 1, 2]]
+    assert (batch.lengths.tolist(), batch.starts.tolist(), batch.count, batch.examples) == ([4, 2, 3], [0, 4, 6], 6, 3)
+    assert [text.tolist() for text in batch.texts] == [[5, 6, 7, 8], [1, 2], [4, 10, 1]]
+    assert batch.by_text((batch.targets != IGNORE).long()).tolist() == [2, 2, 2]
 
 
-def test_packing_by_hand():
-    # places 4, 2, 3 and room 6: the longest first, then 3 has no place beside 4, and 2 fills that row
-    assert pack([A, B, C], 6) == [[A, B], [C]]
-    assert facts(pack([A, B, C], 6), 6) == {"rows": 2, "examples": 3, "tokens": 9, "filled": 0.75}
+def test_labels_in_a_row_by_hand():
+    batch = Classify(["ham", "spam"], pack=True).collate([([5, 6, 7], 1), ([8], 0)])
+    assert (batch.inputs.tolist(), batch.targets.tolist()) == ([[5, 6, 7, 8]], [1, 0])
+    assert (batch.starts + batch.lengths - 1).tolist() == [2, 3]  # where the labels are read
 
 
-@pytest.mark.parametrize("room", [18, 25, 60, 1000])
-def test_nothing_is_cut_and_nothing_lost(room):
-    packing = pack(MANY, room)
-    assert sorted(example for row in packing for example in row) == sorted(MANY)
-    assert all(sum(len(one) - 1 for one, _ in row) <= room for row in packing)
-    assert packing == pack(MANY, room)
-
-
-def test_real_lengths_leave_hardly_any_room():
-    generator = torch.Generator().manual_seed(4)
-    lengths = (4 * torch.randn(900, generator=generator).exp() + 20).long().clamp(max=200).tolist()
-    packing = pack(drawn(lengths), 256)
-    assert len(packing) <= 1.05 * sum(n - 1 for n in lengths) / 256 + 1
-
-
-def test_what_does_not_fit_is_refused():
-    with pytest.raises(DataError, match="an example of 5 tokens does not fit into rows of 3; leave it out"):
-        pack([B, A], 3)
+def test_pairs_in_a_row_by_hand():
+    batch = Preference(pack=True).collate([(A, C), (B, A)])
+    assert batch.lengths.tolist() == [4, 2, 3, 4]  # both chosen ones, then both rejected ones
+    assert (batch.count, batch.examples) == (2, 2)
 
 
 @pytest.mark.parametrize("attend", [attend_explicit, attend_fused])
@@ -68,33 +68,59 @@ def test_what_does_not_fit_is_refused():
 def test_packed_scores_are_those_of_each_text_alone(variant, attend):
     model = tiny(variant)
     model.attend = attend
-    packing = pack(MANY, 18)
-    assert any(len(row) > 2 for row in packing)
-    batch = Packed().collate(packing)
-    scores = model.head(model.hidden(batch.inputs, positions=batch.positions))
-    for row, found in zip(packing, scores, strict=True):
-        begin = 0
-        for text, _ in row:
-            alone = model(torch.tensor([text[:-1]]))[0]
-            assert gap(found[begin : begin + len(alone)], alone) < 1e-10
-            begin += len(alone)
+    batch = Instruct(pack=True).collate(MANY)
+    assert batch.inputs.numel() > model.config.context_length  # the context bounds a text, not the row
+    scores = model.head(model.hidden(batch.inputs, positions=batch.positions))[0]
+    for (text, _), start in zip(MANY, batch.starts.tolist(), strict=True):
+        alone = model(torch.tensor([text[:-1]]))[0]
+        assert gap(scores[start : start + len(alone)], alone) < 1e-10
 
 
-@pytest.mark.parametrize("learn", ["answer", "all"])
+LABELS = [(text, index % 2) for index, (text, _) in enumerate(MANY)]
+PAIRS = list(zip(MANY, drawn([4, 9, 3, 12, 7, 15, 2, 8, 6, 5, 3], seed=1), strict=True))
+OBJECTIVES = {
+    "answer": (partial(Instruct, "answer"), MANY),
+    "all": (partial(Instruct, "all"), MANY),
+    "labels": (partial(Classify, ["ham", "spam"], "all"), LABELS),
+    "first": (partial(Classify, ["ham", "spam"], "all", reads="first"), LABELS),
+    "dpo": (Preference, PAIRS),
+    "simpo": (partial(Preference, "simpo"), PAIRS),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_packed_sums_and_gradients_are_those_of_one_text_a_row(variant, learn):
+def test_packed_sums_and_gradients_are_those_of_padded_rows(variant, name):
+    made, examples = OBJECTIVES[name]
     model = tiny(variant)
-    weights = list(model.parameters())
+    made().prepare(model)
+    alone, together = made(), made(pack=True)
+    alone.reference = together.reference = tiny(variant, seed=1)
+    (padded, wanted), (row, found) = of(alone, examples, model), of(together, examples, model)
+    assert (padded.count, padded.examples) == (row.count, row.examples)
+    assert row.inputs.numel() < padded.inputs.numel()
+    for one, other in zip(wanted, found, strict=True):
+        assert gap(one.detach().double(), other.detach().double()) < 1e-10
 
-    def of(objective, examples):
-        batch = objective.collate(examples)
-        loss = objective.loss(model, batch).total
-        return batch.count, [loss, *torch.autograd.grad(loss, weights)]
 
-    (count, alone), (again, together) = of(Instruct(learn), MANY), of(Packed(learn), pack(MANY, 18))
-    assert count == again
-    for one, other in zip(alone, together, strict=True):
-        assert gap(one.detach(), other.detach()) < 1e-10
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_was_kept_of_frozen_layers_serves_packed_rows(variant, tmp_path):
+    model = tiny(variant)
+    objective = Classify(["ham", "spam"], "block", pack=True)
+    objective.prepare(model)
+    _, plain = of(objective, LABELS, model)
+    objective.trunk = Trunk(tmp_path, [text for text, _ in LABELS], len(model.blocks) - 1)
+    objective.trunk.fill(model)
+    for one, other in zip(plain, of(objective, LABELS, model)[1], strict=True):
+        assert gap(one.detach().double(), other.detach().double()) < 1e-10
+
+
+def test_a_text_longer_than_the_context_is_refused():
+    model = tiny("llama")
+    longest = model.config.context_length + 1
+    batch = Classify(["ham", "spam"], pack=True).collate([([1, 2], 0), ([3] * longest, 1)])
+    with pytest.raises(ModelError, match=f"{longest} tokens exceed the {longest - 1} positions; shorten by 1"):
+        model.hidden(batch.inputs, positions=batch.positions)
 
 
 @pytest.mark.parametrize("attend", [attend_explicit, attend_fused])
@@ -119,13 +145,14 @@ def test_no_gradient_leads_from_one_text_to_another(variant, attend):
 
 def test_recomputing_activations_changes_nothing():
     model = tiny("llama").train()
-    batch = Packed().collate(pack(MANY, 18))
-    plain = Packed().loss(model, batch).total
+    objective = Instruct(pack=True)
+    batch = objective.collate(MANY)
+    plain = objective.loss(model, batch).total
     model.checkpointing = True
-    assert gap(Packed().loss(model, batch).total.detach(), plain.detach()) == 0
+    assert gap(objective.loss(model, batch).total.detach(), plain.detach()) == 0
 
 
 def test_positions_go_where_the_batch_goes():
-    batch = Packed().collate([[A, B]]).to(torch.device("meta"))
+    batch = Instruct(pack=True).collate([A, B]).to(torch.device("meta"))
     assert batch.positions.device.type == "meta"
     assert Instruct().collate([A]).to(torch.device("meta")).positions is None

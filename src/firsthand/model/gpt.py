@@ -109,13 +109,9 @@ class GPT(nn.Module):
         """
         if ids.dim() != 2:
             raise ModelError(f"ids have shape {tuple(ids.shape)}; give rows of ids (B, T), for one row ids[None]")
-        attend = self.attend
-        at, mask = self._look(ids) if cache is None else self._look_back(ids, cache, lengths)
-        if positions is not None:
-            assert cache is None, "what continues a cache is one text"
-            at, mask, attend = positions, None, Apart(positions, self.config.window, attend)
-        x = self.dropout(self._embed(ids, at))
-        x = self._through(x, Pass(self._rotary(at), mask, cache, attend), 0, None)
+        assert cache is None or positions is None, "what continues a cache is one text"
+        at, this = self._pass(ids, positions) if cache is None else self._pass_back(ids, cache, lengths)
+        x = self._through(self.dropout(self._embed(ids, at)), this, 0, None)
         if cache is not None:
             cache.advance()
         return self.norm(x)
@@ -125,14 +121,12 @@ class GPT(nn.Module):
 
         Two halves of one pass: where the lower blocks are frozen, the first half need not be computed twice.
         """
-        positions, mask = self._look(ids)
-        x = self.dropout(self._embed(ids, positions))
-        return self._through(x, Pass(self._rotary(positions), mask, None, self.attend), 0, upto)
+        at, this = self._pass(ids, None)
+        return self._through(self.dropout(self._embed(ids, at)), this, 0, upto)
 
-    def finish(self, x: Tensor, first: int) -> Tensor:
+    def finish(self, x: Tensor, first: int, positions: Tensor | None = None) -> Tensor:
         """What the head reads, from what came out of the blocks below `first`: (B, T, C) -> (B, T, C)."""
-        positions, mask = self._look(x)
-        return self.norm(self._through(x, Pass(self._rotary(positions), mask, None, self.attend), first, None))
+        return self.norm(self._through(x, self._pass(x, positions)[1], first, None))
 
     def _through(self, x: Tensor, this: Pass, first: int, upto: int | None) -> Tensor:
         """Blocks [first, upto), one after the other: (B, T, C) -> (B, T, C)."""
@@ -141,14 +135,18 @@ class GPT(nn.Module):
             x = checkpoint(block, x, this, use_reentrant=False) if again else block(x, this)
         return x
 
-    def _look(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Where the tokens stand: (T,); and the mask of what each may look at, None where plainly causal."""
-        T, window = ids.shape[1], self.config.window
+    def _pass(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, Pass]:
+        """Where the tokens stand, (T,) or, of several texts in a row, (B, T), and what every block is told of it."""
+        T, window = x.shape[1], self.config.window
+        if positions is not None:
+            check_room(0, int(positions.max()) + 1, self.config.context_length)
+            return positions, Pass(self._rotary(positions), None, None, Apart(positions, window, self.attend))
         check_room(0, T, self.config.context_length)
-        positions = torch.arange(T, device=ids.device)
-        return positions, None if (window or T) >= T else visible(positions, positions, window)
+        at = torch.arange(T, device=x.device)
+        mask = None if (window or T) >= T else visible(at, at, window)
+        return at, Pass(self._rotary(at), mask, None, self.attend)
 
-    def _look_back(self, ids: Tensor, cache: Cache, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _pass_back(self, ids: Tensor, cache: Cache, lengths: Tensor | None) -> tuple[Tensor, Pass]:
         """The same among what the cache holds: (T,) when all rows agree, else (B, T)."""
         (B, T), context, held = ids.shape, self.config.context_length, cache.lengths
         counts = real_counts(cache, B, T, lengths)
@@ -158,7 +156,8 @@ class GPT(nn.Module):
         positions = positions.clamp(max=context - 1).to(ids.device)  # only padding can stand beyond
         S, window = keys.shape[-1], min(self.config.window or context, cache.window or context)
         plain = alike and keys.dim() == 1 and start + T == S and T in (1, S) and window >= S
-        return positions, None if plain else visible(positions, keys.to(ids.device), window)
+        mask = None if plain else visible(positions, keys.to(ids.device), window)
+        return positions, Pass(self._rotary(positions), mask, cache, self.attend)
 
     def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """A vector for every token, and in GPT-2 one for its position: (B, T) -> (B, T, C)."""

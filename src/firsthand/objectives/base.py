@@ -1,6 +1,6 @@
 """The three things every objective speaks of: a Batch, a Loss, and what an objective must be able to do.
 
-B rows, T positions.
+B rows, T positions, N texts.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ IGNORE = -100  # a target that is not learned: the prompt of an instruction, the
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of equal length, padded on the right: inputs (B, T), targets (B, T) or (B,), lengths (B,).
+    """Texts, one a row, padded on the right: inputs (B, T), targets (B, T) or (B,), lengths (B,).
 
-    `count` says over how many things (tokens, rows, pairs) the sum of the loss runs. `positions` (B, T) are there where
-    a row holds several texts, and begin again at 0 with each of them.
+    `count` says over how many things (tokens, texts, pairs) the sum of the loss runs. Where `positions` (1, T) are
+    there, all N texts stand in one row (packing.py), and positions begin again at 0 with each; lengths are (N,).
     """
 
     inputs: Tensor
@@ -26,12 +26,32 @@ class Batch:
     lengths: Tensor
     count: int
     positions: Tensor | None = None
-    rows: int = 1  # that one example makes; a pair makes two
+    parts: int = 1  # texts that one example makes; a pair makes two
 
     @property
     def examples(self) -> int:
         """How many examples it was made of: so far does it move a run on in its data."""
-        return len(self.inputs) // self.rows
+        return len(self.lengths) // self.parts
+
+    @property
+    def starts(self) -> Tensor:
+        """Where every text begins among all B T places: (N,)."""
+        if self.positions is not None:
+            return self.lengths.cumsum(dim=0) - self.lengths
+        return torch.arange(len(self.lengths), device=self.lengths.device) * self.inputs.shape[1]
+
+    @property
+    def texts(self) -> list[Tensor]:
+        """The ids of every text, without padding."""
+        ids = self.inputs.flatten()
+        return [ids[at : at + length] for at, length in zip(self.starts.tolist(), self.lengths.tolist(), strict=True)]
+
+    def by_text(self, values: Tensor) -> Tensor:
+        """The sums over every text, of values that are 0 where there is padding: (B, T) -> (N,)."""
+        if self.positions is None:
+            return values.sum(dim=1)
+        text = torch.repeat_interleave(torch.arange(len(self.lengths), device=values.device), self.lengths)
+        return values.new_zeros(len(self.lengths)).index_add(0, text, values[0])
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""

@@ -15,8 +15,9 @@ from firsthand.linear.kinds import change
 from firsthand.linear.labels import LabelHead
 from firsthand.model.gpt import GPT
 from firsthand.objectives.base import Batch, Loss
+from firsthand.objectives.packing import packed
 from firsthand.objectives.thaw import Thaw, frozen_below
-from firsthand.objectives.trunk import Trunk
+from firsthand.objectives.trunk import Trunk, hidden_of
 
 Reads = Literal["last", "first"]
 
@@ -26,7 +27,8 @@ class Classify:
 
     `reads` says at which token: the last has seen the whole text, the first only itself, for comparison.
     `weights` count the rows of a label more or less, one number a label, normalised to mean 1. With a `trunk`, the
-    frozen blocks are not computed again; dropout in them is then off, as it should be where nothing learns.
+    frozen blocks are not computed again; dropout in them is then off, as it should be where nothing learns. `pack` says
+    that a batch is one row without padding, which changes nothing but the time.
     """
 
     references = 0  # forward passes beside the model's own
@@ -37,10 +39,11 @@ class Classify:
         thaw: Thaw = "block",
         weights: Sequence[float] = (),
         reads: Reads = "last",
+        pack: bool = False,
     ):
         if weights and len(weights) != len(labels):
             raise ConfigError(f"{len(weights)} weights for {len(labels)} labels; give one for each")
-        self.labels, self.thaw, self.reads = tuple(labels), thaw, reads
+        self.labels, self.thaw, self.reads, self.pack = tuple(labels), thaw, reads, pack
         mean = sum(weights) / len(labels)
         self.weights = torch.tensor([weight / mean for weight in weights]) if weights else None
         self.trunk: Trunk | None = None
@@ -57,14 +60,15 @@ class Classify:
         model.head.requires_grad_(True)
 
     def collate(self, examples: Sequence[tuple[Sequence[int], int]]) -> Batch:
-        """Rows (ids, label) -> inputs (B, T), padded on the right, targets (B,); count: the rows."""
+        """Rows (ids, label) -> inputs (B, T), targets (B,), padded on the right or packed; count: the texts."""
         lengths = torch.tensor([len(ids) for ids, _ in examples])
         if not int(lengths.min()):
             raise DataError("a text of no tokens cannot be labelled; leave empty rows out", code=15)
         inputs = torch.zeros(len(examples), int(lengths.max()), dtype=torch.long)
         for row, (ids, _) in enumerate(examples):
             inputs[row, : len(ids)] = torch.as_tensor(ids)
-        return Batch(inputs, torch.tensor([label for _, label in examples]), lengths, len(examples))
+        batch = Batch(inputs, torch.tensor([label for _, label in examples]), lengths, len(examples))
+        return packed(batch) if self.pack else batch
 
     def loss(self, model: Any, batch: Batch) -> Loss:
         """Minus log-probability of every row's label, in nats, summed; and how many labels were the likeliest."""
@@ -74,8 +78,8 @@ class Classify:
         return Loss(total, {"accuracy": (scores.argmax(dim=1) == batch.targets).sum()})
 
     def scores(self, model: Any, batch: Batch) -> Tensor:
-        """The score of every label, at the last real token of each row, or the first: (B, T) -> (B, N)."""
-        hidden = model.hidden(batch.inputs) if self.trunk is None else self.trunk.hidden(model, batch)
-        at = batch.lengths - 1 if self.reads == "last" else torch.zeros_like(batch.lengths)
-        scores = model.head(hidden[torch.arange(len(hidden), device=hidden.device), at])  # (B, C) -> (B, N)
+        """The score of every label, at the last real token of each text, or the first: (B, T) -> (B, N)."""
+        hidden = hidden_of(model, batch, self.trunk).flatten(0, 1)  # (B T, C)
+        at = batch.starts if self.reads == "first" else batch.starts + batch.lengths - 1
+        scores = model.head(hidden[at])  # (B, C) -> (B, N)
         return scores.to(torch.promote_types(scores.dtype, torch.float32))

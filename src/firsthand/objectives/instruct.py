@@ -4,7 +4,6 @@ B rows, T positions.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
@@ -13,10 +12,10 @@ from firsthand.errors import ConfigError
 from firsthand.model.gpt import GPT
 from firsthand.objectives.base import IGNORE, Batch, Loss
 from firsthand.objectives.packing import packed
-from firsthand.objectives.pretrain import ROOM, next_token_loss, token_loss
+from firsthand.objectives.pretrain import ROOM, token_loss
 from firsthand.objectives.rows import Example, rows
 from firsthand.objectives.thaw import Thaw, only_upper
-from firsthand.objectives.trunk import Trunk
+from firsthand.objectives.trunk import Trunk, hidden_of
 
 Learn = Literal["answer", "all"]
 
@@ -25,15 +24,15 @@ class Instruct:
     """The next token of answers; `learn` "all" takes the instruction in too, as pretraining would.
 
     `thaw` "block" and "two" freeze what lies below (thaw.py); the head is the model's own and then stays as it is. With
-    a `trunk`, the frozen blocks are not computed again. "all" and "lora" leave the model as it came.
+    a `trunk`, the frozen blocks are not computed again; `pack` makes one row of a batch, without padding. "all" and "lora" leave the model as it came.
     """
 
     references = 0  # forward passes beside the model's own
 
-    def __init__(self, learn: Learn = "answer", thaw: Thaw = "all"):
+    def __init__(self, learn: Learn = "answer", thaw: Thaw = "all", pack: bool = False):
         if thaw == "head":
             raise ConfigError("thaw is head, which is a new head of labels; answers come from the old one. Use block")
-        self.learn, self.thaw = learn, thaw
+        self.learn, self.thaw, self.pack = learn, thaw, pack
         self.trunk: Trunk | None = None
 
     def prepare(self, model: nn.Module) -> None:
@@ -43,32 +42,15 @@ class Instruct:
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """(ids, mask) of one conversation each -> inputs (B, T), targets (B, T); count: the learned tokens."""
-        return rows([shown(example, self.learn) for example in examples])
+        batch = rows([shown(example, self.learn) for example in examples])
+        return packed(batch) if self.pack else batch
 
     def loss(self, model: Any, batch: Batch) -> Loss:
         """Minus log-probability of every learned token, summed over the batch, in nats."""
-        hidden = model.hidden(batch.inputs) if self.trunk is None else self.trunk.hidden(model, batch)
+        hidden = hidden_of(model, batch, self.trunk)
         learned = batch.targets != IGNORE  # the head, a fifth of a small model, reads these positions only
         pieces = max(1, ROOM // model.config.vocab_size)
         return Loss(token_loss(hidden[learned], model.head, batch.targets[learned], pieces))
-
-
-@dataclass(frozen=True)
-class Packed:
-    """The same from rows that hold several conversations each, as `pack` lays them: less padding, equal sums."""
-
-    learn: Learn = "answer"
-
-    def prepare(self, model: nn.Module) -> None:
-        """Nothing to add: the model's own head is what learns."""
-
-    def collate(self, examples: Sequence[Sequence[Example]]) -> Batch:
-        """Rows of (ids, mask) -> inputs (B, T), targets (B, T), positions (B, T); count: the learned tokens."""
-        return packed([[shown(example, self.learn) for example in row] for row in examples])
-
-    def loss(self, model: Any, batch: Batch) -> Loss:
-        """Minus log-probability of every learned token, summed over the batch, in nats."""
-        return Loss(next_token_loss(model, batch))
 
 
 def shown(example: Example, learn: Learn) -> Example:

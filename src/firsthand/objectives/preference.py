@@ -1,6 +1,6 @@
 """Learn from pairs: of two answers to one question, the chosen one shall become likelier than the rejected one.
 
-A batch holds 2B rows: the B chosen answers, then the B rejected ones. Losses are functions of the log-probability of
+A batch holds 2B texts: the B chosen answers, then the B rejected ones. Losses are functions of the log-probability of
 whole answers, summed over their tokens; `ratio` is that of the model minus that of the reference, the model as it was.
 
     dpo     -log sigmoid(beta (ratio_chosen - ratio_rejected))             Rafailov et al. 2023, arXiv:2305.18290, eq. 7
@@ -16,6 +16,7 @@ and in orpo learns the prompt too; tests/objectives/test_preference_trl.py holds
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -26,9 +27,10 @@ from firsthand.errors import ConfigError, DataError, ModelError
 from firsthand.linear import lora
 from firsthand.model.gpt import GPT
 from firsthand.objectives.base import IGNORE, Batch, Loss
+from firsthand.objectives.packing import packed
 from firsthand.objectives.rows import Example, rows
 from firsthand.objectives.thaw import Thaw, only_upper
-from firsthand.objectives.trunk import Trunk
+from firsthand.objectives.trunk import Trunk, hidden_of
 
 Kind = Literal["dpo", "ipo", "orpo", "simpo"]
 REFERENCE = ("dpo", "ipo")  # those that compare with the model as it was
@@ -73,6 +75,7 @@ class Preference:
         smoothing: float = 0.0,
         margin: float = 0.5,
         thaw: Thaw = "all",
+        pack: bool = False,
     ):
         beta = USUAL[kind] if beta is None else beta
         if beta <= 0:
@@ -84,6 +87,7 @@ class Preference:
         if thaw == "head":
             raise ConfigError("thaw is head, which is a new head of labels; answers come from the old one. Use block")
         self.kind, self.beta, self.smoothing, self.margin, self.thaw = kind, beta, smoothing, margin, thaw
+        self.pack = pack
         self.references = int(kind in REFERENCE)  # forward passes beside the model's own
         self.reference: Any = None
         self.trunk: Trunk | None = None
@@ -117,18 +121,19 @@ class Preference:
             )
 
     def collate(self, examples: Sequence[tuple[Example, Example]]) -> Batch:
-        """Pairs (chosen, rejected) -> 2B rows, the chosen first; count: the pairs."""
+        """Pairs (chosen, rejected) -> 2B texts, the chosen first; count: the pairs."""
         for chosen, rejected in examples:
             if list(chosen[0]) == list(rejected[0]):
                 raise DataError("a pair has the same answer twice; firsthand data check says which", code=35)
         batch = rows([chosen for chosen, _ in examples] + [rejected for _, rejected in examples])
-        return Batch(batch.inputs, batch.targets, batch.lengths, len(examples), rows=2)
+        batch = replace(batch, count=len(examples), parts=2)
+        return packed(batch) if self.pack else batch
 
     def loss(self, model: Any, batch: Batch) -> Loss:
         """The sum over the pairs, and sums of what is worth watching: rewards, margins, log-probabilities."""
         logps = answer_logps(model, batch, self.trunk)
         base = self._reference_logps(model, batch) if self.kind in REFERENCE else None
-        scores = self.scores(logps, base, (batch.targets != IGNORE).sum(dim=1))
+        scores = self.scores(logps, base, batch.by_text((batch.targets != IGNORE).long()))
         return Loss(self.each(*scores.chunk(2)).sum(), self._watched(logps.detach(), scores.detach()))
 
     def scores(self, logps: Tensor, base: Tensor | None, tokens: Tensor) -> Tensor:
@@ -172,11 +177,9 @@ class Preference:
 
 
 def answer_logps(model: Any, batch: Batch, trunk: Trunk | None = None) -> Tensor:
-    """The log-probability of every row's learned tokens together, in nats: (B, T) -> (B,)."""
+    """The log-probability of every text's learned tokens together, in nats: (B, T) -> (N,)."""
     learned = batch.targets != IGNORE
-    hidden = model.hidden(batch.inputs) if trunk is None else trunk.hidden(model, batch)
-    scores = model.head(hidden[learned])  # (M, V): only where something is learned
+    scores = model.head(hidden_of(model, batch, trunk)[learned])  # (M, V): only where something is learned
     precise = torch.promote_types(scores.dtype, torch.float32)
     said = torch.log_softmax(scores, dim=1, dtype=precise).gather(1, batch.targets[learned][:, None]).squeeze(1)
-    which = learned.nonzero()[:, 0]
-    return torch.zeros(len(learned), dtype=precise, device=scores.device).index_add(0, which, said)
+    return batch.by_text(said.new_zeros(learned.shape).masked_scatter(learned, said))

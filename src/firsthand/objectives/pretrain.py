@@ -36,13 +36,8 @@ class Pretrain:
 
     def loss(self, model: Any, batch: Batch) -> Loss:
         """Minus log-probability of every target, summed over the batch, in nats."""
-        return Loss(next_token_loss(model, batch))
-
-
-def next_token_loss(model: Any, batch: Batch) -> Tensor:
-    """What a model loses on the targets of a batch: (B, T) -> their sum, in nats."""
-    rows = max(1, ROOM // model.config.vocab_size)
-    return token_loss(model.hidden(batch.inputs, positions=batch.positions), model.head, batch.targets, rows)
+        rows = max(1, ROOM // model.config.vocab_size)
+        return Loss(token_loss(model.hidden(batch.inputs), model.head, batch.targets, rows))
 
 
 def token_loss(hidden: Tensor, head: Callable[[Tensor], Tensor], targets: Tensor, rows: int = ROOM) -> Tensor:

@@ -78,12 +78,17 @@ class Trunk:
 
     def hidden(self, model: Any, batch: Batch) -> Tensor:
         """What the head reads, the frozen part looked up: (B, T) -> (B, T, C)."""
-        B, T = batch.inputs.shape
-        stream = self.kept.new_zeros(B, T, self.kept.shape[1])
-        for row, (ids, length) in enumerate(zip(batch.inputs.cpu().numpy(), batch.lengths.tolist(), strict=True)):
-            start = self.starts[ids[:length].tobytes()]
-            stream[row, :length] = self.kept[start : start + length]
-        return model.finish(stream.to(batch.inputs.device), self.blocks)
+        stream = self.kept.new_zeros(batch.inputs.numel(), self.kept.shape[1])
+        for at, ids in zip(batch.starts.tolist(), batch.texts, strict=True):
+            start = self.starts[ids.cpu().numpy().tobytes()]
+            stream[at : at + len(ids)] = self.kept[start : start + len(ids)]
+        stream = stream.view(*batch.inputs.shape, -1).to(batch.inputs.device)
+        return model.finish(stream, self.blocks, batch.positions)
+
+
+def hidden_of(model: Any, batch: Batch, trunk: Trunk | None) -> Tensor:
+    """What the head reads of a batch, by the whole model or from a trunk upwards: (B, T) -> (B, T, C)."""
+    return model.hidden(batch.inputs, positions=batch.positions) if trunk is None else trunk.hidden(model, batch)
 
 
 def _chunks(order: list[bytes]) -> list[list[bytes]]:

@@ -72,7 +72,8 @@ class Labelling:
     def objective(self) -> "Classify":
         from firsthand.objectives.classify import Classify
 
-        return Classify(self.labels, self.settings.task.thaw, self.weights, self.settings.task.reads)
+        task = self.settings.task
+        return Classify(self.labels, task.thaw, self.weights, task.reads, self.settings.data.pack)
 
     def examples(self, bundle: "Bundle") -> dict[str, list[Example]]:
         """The rows of all sides as (ids, label)."""

@@ -256,9 +256,7 @@ def _trunk(folder: Path, model: Any, objective: Any, rows: list) -> Any:
 
 def read(objective: Any, examples: list) -> list[list[int]]:
     """The ids that a model reads of some examples, row by row."""
-    batches = (objective.collate([example]) for example in examples)
-    rows = ((batch.inputs, batch.lengths.tolist()) for batch in batches)
-    return [ids[:length].tolist() for inputs, lengths in rows for ids, length in zip(inputs, lengths, strict=True)]
+    return [ids.tolist() for example in examples for ids in objective.collate([example]).texts]
 
 
 def _fill(trunk: Any, model: Any, arithmetic: Any, progress: Progress | None) -> None:

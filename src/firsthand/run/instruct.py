@@ -50,7 +50,7 @@ class Instructing:
     def objective(self) -> "Instruct":
         from firsthand.objectives.instruct import Instruct
 
-        return Instruct(self.settings.task.learn, self.settings.task.thaw)
+        return Instruct(self.settings.task.learn, self.settings.task.thaw, self.settings.data.pack)
 
     def begin(self, objective: "Instruct", model: Any, rows: Sequence) -> None:
         """Nothing can be wrong that the preflight would not have seen."""

@@ -43,7 +43,7 @@ class Preferring:
         from firsthand.objectives.preference import Preference
 
         task = self.settings.task
-        return Preference(task.loss, task.beta, task.smoothing, task.margin, task.thaw)
+        return Preference(task.loss, task.beta, task.smoothing, task.margin, task.thaw, self.settings.data.pack)
 
     def begin(self, objective: "Preference", model: Any, rows: Sequence) -> None:
         """Refuse where the reference is not what it should be."""

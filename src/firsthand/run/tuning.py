@@ -75,6 +75,7 @@ class RowsSection:
     test_fraction: Fraction = 0.2
     validation_fraction: Fraction = 0.1
     longest: Annotated[int, Field(ge=1)] | None = None  # tokens of a text, or of a conversation; None: the context
+    pack: bool = True  # the texts of a batch in one row, without padding; false: one a row, for comparison
     reading: Reading = field(default_factory=Reading)
 
 
