@@ -104,6 +104,20 @@ def test_the_answers_of_tasks_are_checked_by_the_program(tmp_path):
     assert solved["model_against_untuned"]["verdict"] == "not distinguishable"
 
 
+def test_tasks_can_be_asked_besides(run, words, tmp_path):
+    with pytest.raises(ConfigError, match=r"tasks of up to \d+ tokens, and the context has 72; use task\.solve=0"):
+        tuning.finetune(*words, "task.solve=23", place(tmp_path / "a"))
+    base = speaker(tmp_path / "model", context_length=160)
+    asked = (*words, f"model={base}", "task.solve=23", "task.answer_tokens=4")
+    report = tuning.finetune(*asked, "train.steps=1", place(tmp_path / "b")).report
+    solved = report["test"]["tasks_solved"]
+    assert solved["model"]["count"] == solved["untuned"]["count"] == 23
+    assert len(report["test"]["examples"]["tasks_named"]) == len(report["test"]["examples"]["tasks_solved"]) == 23
+    assert "tasks_solved" not in run.report["test"]
+    with pytest.raises(ConfigError, match=r"the test part is tasks already; use task\.asked"):
+        tuning.finetune(*asked, "data.source=tasks", place(tmp_path / "c"))
+
+
 def test_a_frozen_trunk_gives_the_loss_of_the_whole_model(words, tmp_path, monkeypatch):
     with_trunk = tuning.finetune(*words, "task.thaw=block", place(tmp_path / "a"))
     monkeypatch.setattr(tuning, "_trunk", lambda *given: None)

@@ -49,7 +49,7 @@ def alive(pid: int) -> bool:
 
 def talking_words(folder: Path) -> list[str]:
     """What a study of answers takes in place of its own: an untrained model of bytes, and easy questions."""
-    model = GPT(replace(SHAPE, vocab_size=257, context_length=72))
+    model = GPT(replace(SHAPE, vocab_size=257, context_length=200))
     model.initialise(3)
     tokenizer = Tokenizer([*(bytes([i]) for i in range(256)), b"<|end|>"], [], special_tokens={"<|end|>": 256})
     template = STYLES["plain"].ending("<|end|>").jinja

@@ -46,13 +46,14 @@ def test_every_cell_of_every_study_is_a_run_that_can_be_read(name, size):
         assert settings.train.steps > settings.train.warmup
 
 
-def test_spam_compares_eight_arms_on_two_splits():
+def test_spam_compares_nine_arms_on_two_splits():
     made = spam.spam(seeds=(1, 2))
-    assert len(made.first) == 2 * 8 * 2
+    assert len(made.first) == 2 * 9 * 2
     by_name = {cell.point: read_tuning(cell.words) for cell in made.first}
     assert by_name["leaky, random weights"].task.start == "random"
     assert by_name["leaky, random weights"].data.split == "leaky"
     assert by_name["leak-free, first token"].task.reads == "first"
+    assert not by_name["leaky, padded"].data.pack
     assert by_name["leak-free, LoRA 16"].lora.rank == 16
 
 
@@ -206,7 +207,7 @@ def test_the_mask_study_runs_and_scores_every_answer(talking, tmp_path, capsys):
     report = json.loads((out / "report.json").read_text())
     assert "with the questions learned too, the loss of the test answers is" in capsys.readouterr().out
     assert [pair["score"] for pair in report["comparisons"]] == [
-        "answer_loss", "exact_match", "rouge_l", "words", "echo",
+        "answer_loss", "exact_match", "rouge_l", "words", "echo", "tasks_solved", "tasks_named",
     ]  # fmt: skip
     run = json.loads((out / "cells" / "all,seed=1" / "report.json").read_text())
     sums, counts = run["test"]["examples"]["answer_loss"], run["test"]["example_sizes"]["answer_loss"]

@@ -1,5 +1,7 @@
 """Which device, which arithmetic: chosen by measurement, and refused in words that help."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -37,6 +39,20 @@ def test_measuring_finds_the_error_of_each_type():
     assert 0 < exact.error < device.EXACT
     assert 2**-10 < rounded.error < 2**-6  # bfloat16 keeps eight bits
     assert exact.gigaflops > 0
+
+
+def test_measuring_keeps_nothing(monkeypatch):
+    made, linear = [], device.F.linear
+
+    def watched(x, weight):
+        y = linear(x, weight)
+        made.append(weakref.ref(y))
+        return y
+
+    monkeypatch.setattr(device.F, "linear", watched)
+    device.measure(Arithmetic("cpu", "float32"), rows=64, width=32)
+    assert made
+    assert not any(y() is not None for y in made)
 
 
 def test_a_named_type_is_kept():

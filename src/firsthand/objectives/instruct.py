@@ -24,7 +24,8 @@ class Instruct:
     """The next token of answers; `learn` "all" takes the instruction in too, as pretraining would.
 
     `thaw` "block" and "two" freeze what lies below (thaw.py); the head is the model's own and then stays as it is. With
-    a `trunk`, the frozen blocks are not computed again; `pack` makes one row of a batch, without padding. "all" and "lora" leave the model as it came.
+    a `trunk`, the frozen blocks are not computed again. "all" and "lora" leave the model as it came. `pack` makes a
+    batch one row without padding.
     """
 
     references = 0  # forward passes beside the model's own

@@ -12,6 +12,7 @@ import numpy as np
 
 from firsthand import files
 from firsthand.data.tasks import Task, right, tasks
+from firsthand.errors import ConfigError
 from firsthand.run.text import locate
 from firsthand.run.tuning import TuneConfig
 from firsthand.run.verdict import AGAINST, amount, gained, lowered, share
@@ -31,13 +32,28 @@ class Instructing:
         self.settings = settings
         for source in filter(None, (settings.data.source, settings.data.validation, settings.data.test)):
             locate(source)  # before a model is loaded
+        if settings.task.solve and self._checkable:
+            raise ConfigError("task.solve asks tasks besides, and the test part is tasks already; use task.asked")
 
     def examples(self, bundle: "Bundle") -> dict[str, list[Any]]:
         """The rows of all parts as (ids, mask)."""
         from firsthand.run.talks import Talks
 
         self.talks = Talks(self.settings, bundle, "instruct", self.settings.task.learn)
+        self._fitting(bundle.model.config.context_length)
         return self.talks.rows()
+
+    def _fitting(self, context: int) -> None:
+        """The tasks that are asked besides, as the model will read them; refused where they cannot be."""
+        from firsthand.tokenizer.chat import Turn
+
+        self.besides = evenly(tasks("test"), self.settings.task.solve)
+        self.prompts = [self.talks.chat.prompt([Turn("user", one.question)]) for one in self.besides]
+        if (longest := max(map(len, self.prompts), default=0)) > context:
+            raise ConfigError(
+                f"task.solve={len(self.besides)} asks tasks of up to {longest} tokens, and the context has {context}; "
+                "use task.solve=0"
+            )
 
     def facts(self) -> dict[str, Any]:
         """What became of the rows."""
@@ -70,10 +86,11 @@ class Instructing:
         whole = self.settings.task.test == "whole"
         bundles = {"model": tuned} | ({"untuned": load()} if whole else {})
         loss, answers = losses(bundles, evenly(rows, self.settings.task.tested or len(rows))), self._answers(bundles)
-        examples = {**loss.pop("examples"), **answers.pop("examples", {})}
+        solved = self._tasks(bundles)
+        examples = {**loss.pop("examples"), **answers.pop("examples", {}), **solved.pop("examples", {})}
         sizes = {"answer_loss": loss.pop("sizes")}
         return {
-            "test": {"answer_loss": loss, **answers, "examples": examples, "example_sizes": sizes},
+            "test": {"answer_loss": loss, **answers, **solved, "examples": examples, "example_sizes": sizes},
             **({"forgetting": self.talks.general.forgotten(tuned, bundles["untuned"])} if whole else {}),
             "preflight": self.talks.audit.facts(),
         }
@@ -97,7 +114,8 @@ class Instructing:
         ]
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told)
         files.write_file(Path(self.settings.out) / "answers.jsonl", lines)
-        solved = verified(asked, said) if self.settings.data.source == TASKS and not self.settings.data.test else {}
+        known: dict[str, Task] = {one.question: one for one in tasks("test")} if self._checkable else {}
+        solved = verified([known[example.item.question] for example in asked], said) if known else {}
         near, its = likeness(said, wanted), said["model"]
         asks = [example.item.question for example in asked]
         examples = {
@@ -107,6 +125,21 @@ class Instructing:
             "echo": [int(echoes(*three)) for three in zip(asks, its, wanted, strict=True)],
         }
         return {"asked": len(asked), **near, **solved, "examples": examples}
+
+    @property
+    def _checkable(self) -> bool:
+        """Whether the test part is made of tasks whose answers a program can check."""
+        return self.settings.data.source == TASKS and not self.settings.data.test
+
+    def _tasks(self, bundles: dict[str, "Bundle"]) -> dict[str, Any]:
+        """Tasks that a program can check, put to models that learned something else."""
+        from firsthand.evaluate.answering import replies
+
+        if not self.besides:
+            return {}
+        most, ends = self.settings.task.answer_tokens, self.talks.chat.ends
+        said = {name: replies(bundle, self.prompts, ends, most) for name, bundle in bundles.items()}
+        return verified(self.besides, said)
 
 
 def evenly(things: Sequence[Any], most: int) -> list[Any]:
@@ -154,12 +187,10 @@ def likeness(said: dict[str, list[str]], wanted: Sequence[str]) -> dict[str, Any
     }
 
 
-def verified(asked: Sequence["Example"], said: dict[str, list[str]]) -> dict[str, Any]:
-    """How many tasks each model solved, by kind."""
-    from firsthand.evaluate.tasks import score
+def verified(given: Sequence[Task], said: dict[str, list[str]]) -> dict[str, Any]:
+    """How many tasks each model solved, by kind; and which answers hold the right one, whatever else they say."""
+    from firsthand.evaluate.tasks import names, score
 
-    known: dict[str, Task] = {task.question: task for task in tasks("test")}
-    given = [known[example.item.question] for example in asked]
     scores = {name: score(given, its) for name, its in said.items()}
     solved = {
         name: np.array([right(task, one) for task, one in zip(given, its, strict=True)], float)
@@ -176,4 +207,6 @@ def verified(asked: Sequence["Example"], said: dict[str, list[str]]) -> dict[str
         }
         for name, its in scores.items()
     }
-    return {"tasks_solved": told | beside(solved), "examples": {"tasks_solved": solved["model"].astype(int).tolist()}}
+    named = [int(names(task, one)) for task, one in zip(given, said["model"], strict=True)]
+    examples = {"tasks_solved": solved["model"].astype(int).tolist(), "tasks_named": named}
+    return {"tasks_solved": told | beside(solved), "examples": examples}

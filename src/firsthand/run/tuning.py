@@ -39,6 +39,7 @@ class TaskSection:
     learn: Literal["answer", "all"] = "answer"  # all: the questions too
     asked: Annotated[int, Field(ge=0)] = 64  # questions of the test part that are answered at the end
     answer_tokens: Annotated[int, Field(ge=1)] = 64  # of such an answer, at most
+    solve: Annotated[int, Field(ge=0)] = 0  # tasks that a program can check, asked besides where the data are others
     tested: Annotated[int, Field(ge=0)] = 0  # rows of the test part whose loss is measured, spread evenly; 0: all
     test: Literal["whole", "short"] = "whole"  # short: without the untuned model, and without other text
     # prefer
@@ -147,7 +148,7 @@ ONLY = {  # keys that belong to some tasks
     **{f"data.{name}": ("classify",) for name in ("text", "label", "labels", "split", "balance")},
     **{f"data.{name}": ("instruct", "prefer") for name in ("validation", "test", "allow_leakage", "general")},
     "task.style": ("instruct", "prefer"),
-    **{f"task.{name}": ("instruct",) for name in ("learn", "asked", "answer_tokens", "tested", "test")},
+    **{f"task.{name}": ("instruct",) for name in ("learn", "asked", "answer_tokens", "solve", "tested", "test")},
     **{f"task.{name}": ("prefer",) for name in ("loss", "beta", "smoothing", "margin")},
 }
 

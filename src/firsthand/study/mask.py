@@ -20,6 +20,7 @@ SIZES: dict[Size, tuple[str, ...]] = {
         "train.steps=8",
         "train.warmup=2",
         "task.asked=8",
+        "task.solve=23",
         "task.answer_tokens=16",
         "data.test_fraction=0.05",
         "data.validation_fraction=0.02",
@@ -28,11 +29,12 @@ SIZES: dict[Size, tuple[str, ...]] = {
         "train.steps=56",
         "train.warmup=6",
         "task.asked=55",
+        "task.solve=92",
         "task.answer_tokens=40",
         "data.test_fraction=0.1",
         "data.validation_fraction=0.05",
     ),
-    "gpu": ("train.steps=300", "train.warmup=20", "task.asked=110", "task.answer_tokens=128"),
+    "gpu": ("train.steps=300", "train.warmup=20", "task.asked=110", "task.solve=368", "task.answer_tokens=128"),
 }
 ALWAYS = (
     "model=smollm2-135m-instruct",

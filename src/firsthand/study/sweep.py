@@ -23,7 +23,10 @@ from firsthand.study.work import LOG, PLAN, RESULT, Result, ended, finish, tidy,
 from firsthand.training.signals import Signals
 
 NOTE = "sweep.json"
-RATES = ("train.learning_rate", "train.min_learning_rate")  # keys that change neither time nor size
+FREE = (  # keys that change neither time nor size, or hardly
+    "train.learning_rate", "train.min_learning_rate", "task.start", "task.reads", "task.learn", "data.split",
+    "data.pack",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ def cost(cells: Sequence[Cell], out: Path, workers: int = 1, keep: bool = False)
 
 def _shape(cell: Cell) -> tuple[str, ...]:
     """The words that decide what a cell costs."""
-    return tuple(word for word in cell.words if word.partition("=")[0] not in RATES)
+    return tuple(word for word in cell.words if word.partition("=")[0] not in FREE)
 
 
 def plan_of(cell: Cell) -> Result:

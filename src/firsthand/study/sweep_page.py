@@ -29,6 +29,7 @@ UNITS = {
     "answer_loss": "loss of the test answers, nats per token",
     "validation_loss": "loss on the validation side",
     "tasks_solved": "share of test tasks that are solved",
+    "tasks_named": "share of tasks whose answer holds the right one",
     "echo": "share of answers that repeat five words of the question in a row, and need not",
     "words": "words of an answer",
     "rouge_l": "likeness to the answers wanted, ROUGE-L",
