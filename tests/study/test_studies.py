@@ -46,9 +46,9 @@ def test_every_cell_of_every_study_is_a_run_that_can_be_read(name, size):
         assert settings.train.steps > settings.train.warmup
 
 
-def test_spam_compares_nine_arms_on_two_splits():
+def test_spam_compares_ten_arms_on_two_splits():
     made = spam.spam(seeds=(1, 2))
-    assert len(made.first) == 2 * 9 * 2
+    assert len(made.first) == 2 * 10 * 2
     by_name = {cell.point: read_tuning(cell.words) for cell in made.first}
     assert by_name["leaky, random weights"].task.start == "random"
     assert by_name["leaky, random weights"].data.split == "leaky"

@@ -1,7 +1,8 @@
 """The study `spam`: what must learn, where a text is read, and what pretraining is worth, on two ways to divide rows.
 
 The classic division is by row, so that a message sent a hundred times stands in training and in the test; the other
-keeps what is alike on one side. Both are run with the same arms. Rates are fixed for each arm, and not tuned.
+keeps what is alike on one side. Both are run with the same arms. Rates are fixed for each arm, and not tuned; on a
+processor an arm that learns below the upper blocks, and so computes all of them at every step, has fewer steps.
 """
 
 from collections.abc import Sequence
@@ -22,17 +23,20 @@ ARMS = {  # what differs from one arm to the next
     BASE: ("task.thaw=block",),
     "two blocks": ("task.thaw=two",),
     "everything": ("task.thaw=all", "train.learning_rate=5e-5", "train.min_learning_rate=5e-6"),
-    "LoRA 8": ("task.thaw=lora", "lora.rank=8"),
-    "LoRA 16": ("task.thaw=lora", "lora.rank=16"),
+    "LoRA 8": ("task.thaw=lora", "lora.rank=8", "train.learning_rate=1e-3", "train.min_learning_rate=1e-4"),
+    "LoRA 16": ("task.thaw=lora", "lora.rank=16", "train.learning_rate=1e-3", "train.min_learning_rate=1e-4"),
+    "bare text": ("task.thaw=block", "task.frame={text}"),
     "first token": ("task.thaw=block", "task.reads=first"),
     "padded": ("task.thaw=block", "data.pack=false"),
     "random weights": ("task.thaw=all", "task.start=random"),
 }
 SIZES: dict[Size, tuple[str, ...]] = {
     "short": ("train.steps=40", "train.warmup=4", "data.longest=48", "data.test_fraction=0.15"),
-    "cpu": ("train.steps=30", "train.warmup=3", "data.longest=48", "data.test_fraction=0.25"),
+    "cpu": ("train.steps=100", "train.warmup=10", "data.test_fraction=0.25"),
     "gpu": ("train.steps=300", "train.warmup=30", "data.test_fraction=0.25"),
 }
+FEW = ("train.steps=20", "train.warmup=2")  # on a processor, where no block is frozen
+WHOLE = ("everything", "LoRA 8", "LoRA 16", "random weights")
 SHORT = (BASE, "head only", "first token")  # arms of the short form: the frozen blocks are computed once for each
 ALWAYS = (
     "model=smollm2-135m-instruct",
@@ -40,19 +44,29 @@ ALWAYS = (
     "data.source=sms-spam",
     "data.balance=all",
     "train.eval_every=0",
+    "task.frame={text}\nIs this message ham or spam? It is",
 )
 
 
 def spam(words: Sequence[str] = (), seeds: Sequence[int] = (1, 2, 3), size: Size = "cpu") -> Study:
     """The study; `words` set what the arms share, such as model=..."""
-    shared = (*ALWAYS, *SIZES[size], *words)
+    shared = (*ALWAYS, *SIZES[size])
     cells = [
-        Cell("finetune", f"{split}, {arm}", seed, (*shared, f"data.split={split}", *ARMS[arm]))
+        Cell(
+            "finetune",
+            f"{split}, {arm}",
+            seed,
+            (*shared, *_steps(arm, size), f"data.split={split}", *ARMS[arm], *words),
+        )
         for split in SPLITS
         for arm in (SHORT if size == "short" else ARMS)
         for seed in seeds
     ]
     return Study("spam", "What must learn to tell spam from ham?", cells, nothing_more, [], conclude, sections)
+
+
+def _steps(arm: str, size: Size) -> tuple[str, ...]:
+    return FEW if size == "cpu" and arm in WHOLE else ()
 
 
 def conclude(results: Sequence[Result]) -> dict[str, Any]:
@@ -140,6 +154,9 @@ def sections(told: dict[str, Any]) -> list[Section]:
             Section("What the leak is worth", lead, [table(Table(("arm", "points", "95 % from", "to"), rows))])
         )
     arms: list[Row] = [(arm, " ".join(words)) for arm, words in ARMS.items()]
-    lead = "Rates are fixed for each arm, not tuned. Padded and packed rows give equal gradients: only time may differ."
+    lead = (
+        "Rates are fixed for each arm, not tuned. Padded and packed rows give equal gradients: only time may differ. "
+        f"On a processor {', '.join(WHOLE)} have {FEW[0].partition('=')[2]} steps, for each costs a pass through all."
+    )
     parts.append(Section("The arms", lead, [table(Table(("arm", "settings"), arms))]))
     return [*made, *parts, *endings(told)]
