@@ -119,14 +119,3 @@ def best(its: Sequence[Point]) -> Point:
     """The point with the lowest validation loss, averaged over its seeds: the test side has no say in the choice."""
     able = [point for point in its if point.results]
     return min(able, key=lambda point: np.mean([one["validation_loss"] for one in point.results]))
-
-
-def sentence(told: dict[str, Any]) -> str:
-    """A comparison in words."""
-    if "difference" not in told:
-        return f"{told['first']} and {told['second']}: {told['verdict']}"
-    low, high = told["interval_95"]
-    return (
-        f"{told['first']} against {told['second']}: {told['score'].replace('_', ' ')} {told['difference']:+.4f} "
-        f"[{low:+.4f}, {high:+.4f}], {told['verdict']}"
-    )

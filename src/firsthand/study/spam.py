@@ -10,10 +10,10 @@ from math import hypot
 from typing import Any
 
 from firsthand.study.cells import Cell
-from firsthand.study.page import Row, Section, Table, figure, heading, paragraph, table
-from firsthand.study.points import Point, against, best, points, sentence
+from firsthand.study.page import Row, Section, Table, heading, table
+from firsthand.study.points import Point, against, best, points
 from firsthand.study.study import Size, Study, nothing_more
-from firsthand.study.sweep_page import costs, dots, endings
+from firsthand.study.sweep_page import costs, endings, pair_table, scored
 from firsthand.study.work import Result
 
 SPLITS = ("leak-free", "leaky")
@@ -142,9 +142,8 @@ def sections(told: dict[str, Any]) -> list[Section]:
             f"{its['test_texts_like_one_in_training']} are alike one there. A small dot is one seed, the large one "
             f"their mean, the line its 95 % interval over messages and seeds."
         )
-        pictures = [figure(dots(able, score, split)) for score in ("accuracy", "loss")]
-        pairs = [paragraph(sentence(pair)) for pair in its["comparisons"]]
-        made.append(Section(f"The {split} split", lead, [*pictures, heading(f"Against “{BASE}”"), *pairs, costs(able)]))
+        pairs = [heading(f"Against “{BASE}”"), pair_table(its["comparisons"])] if its["comparisons"] else []
+        made.append(Section(f"The {split} split", lead, [*scored(able, split), *pairs, costs(able)]))
     rows: list[Row] = [
         (arm, 100 * its["difference"], *(100 * e for e in its["interval_95"])) for arm, its in told["leak"].items()
     ]

@@ -20,7 +20,7 @@ from firsthand.study.page import (
     paragraph,
     table,
 )
-from firsthand.study.points import Point, against, best, points, sentence
+from firsthand.study.points import Point, against, best, points
 from firsthand.study.work import Result
 
 UNITS = {
@@ -86,15 +86,14 @@ def sweep_sections(told: dict[str, Any]) -> list[Section]:
 
 
 def findings(told: dict[str, Any], title: str, in_pairs: str) -> list[Section]:
-    """Every point that has a result, the comparisons of pairs in sentences, and what it all cost."""
+    """Every point that has a result, the comparisons of pairs, and what it all cost."""
     able = [point for point in told["points"] if point["seeds"]]
     if not able:
         return []
     lead = "A small dot is one seed, the large one their mean, the line its 95 % interval over examples and seeds."
-    pictures = [figure(dots(able, score)) for score in able[0]["scores"]]
-    pairs = [paragraph(sentence(pair)) for pair in told["comparisons"]]
+    pairs = [heading(in_pairs), pair_table(told["comparisons"])] if told["comparisons"] else []
     return [
-        Section(title, lead, [*pictures, *([heading(in_pairs), *pairs] * bool(pairs))]),
+        Section(title, lead, [*scored(able), *pairs]),
         Section("What it cost", "Means over the seeds; memory is the most of them.", [costs(able)]),
     ]
 
@@ -107,12 +106,40 @@ def endings(told: dict[str, Any]) -> list[Section]:
     ]
 
 
+def scored(able: Sequence[dict[str, Any]], name: str = "sweep") -> list[Html]:
+    """A figure of every score; a line of those that are the same number everywhere."""
+    alike, drawn = [], []
+    for score in able[0]["scores"]:
+        values = {value for point in able for value in point["scores"][score]["by_seed"]}
+        if len(values) == 1 and len(able) > 1:
+            alike.append(paragraph(f"{UNITS.get(score, score)}: {values.pop():g} everywhere"))
+        else:
+            drawn.append(figure(dots(able, score, name)))
+    return [*drawn, *alike]
+
+
+def pair_table(pairs: Sequence[dict[str, Any]]) -> Html:
+    """Every comparison of two points; the difference is that of the first minus the second."""
+    rows: list[Row] = [
+        (
+            pair["first"],
+            pair["second"],
+            pair["score"].replace("_", " "),
+            pair.get("difference"),
+            *pair.get("interval_95", (None, None)),
+            pair["verdict"],
+        )
+        for pair in pairs
+    ]
+    return table(Table(("point", "against", "score", "difference", "95 % from", "to", "verdict"), rows))
+
+
 def dots(its: Sequence[dict[str, Any]], score: str, name: str = "sweep") -> Picture:
     """One score of every point: seeds, mean and interval; `name` keeps two figures of a page apart."""
     shown = [point for point in its if score in point["scores"]][::-1]
     rows: list[Row] = []
     with canvas(f"{name}-{score}", 0.9 + 0.3 * len(shown)) as drawn:
-        axes = drawn.figure.add_subplot(xlabel=UNITS.get(score, score.replace("_", " ")))
+        axes = drawn.figure.add_subplot()
         for place, point in enumerate(shown):
             found = point["scores"][score]
             low, high = found["interval_95"]

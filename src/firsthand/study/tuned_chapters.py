@@ -22,8 +22,7 @@ from firsthand.study.page import (
     quotes,
     table,
 )
-from firsthand.study.points import sentence
-from firsthand.study.sweep_page import costs, dots
+from firsthand.study.sweep_page import costs, dots, pair_table, scored
 
 Result = dict[str, Any]
 SHOWN = 6  # answers before and after
@@ -38,13 +37,13 @@ def classify(result: Result) -> Section:
     rows: list[Row] = [
         (f"is {label}", *counts) for label, counts in zip(labels, test["model"]["confusion"], strict=True)
     ]
-    scored = {name: (test[key]["accuracy"], test[key]["interval_95"]) for key, name in names.items()}
+    both = {name: (test[key]["accuracy"], test[key]["interval_95"]) for key, name in names.items()}
     lead = (
         "Only the last block and a new head of two labels learn; what the frozen blocks make of a message is computed "
         "once. A bag of words, which only counts them, learned from the same messages: is the large model worth it?"
     )
     parts = [
-        figure(dots(_points("accuracy", scored), "accuracy", "classify")),
+        figure(dots(_points("accuracy", both), "accuracy", "classify")),
         paragraph(
             f"Against the bag of words {against['difference']:+.1%}, 95 % [{low:+.1%}, {high:+.1%}], by McNemar's "
             f"test p = {against['p_mcnemar']:.2g}: {against['verdict']}."
@@ -60,8 +59,8 @@ def instruct(result: Result) -> Section:
     names = {"untuned": "before", "model": "after"}
     pictures = []
     for score, its in result["scores"].items():
-        scored = {name: (its[who]["mean"], its[who]["interval_95"]) for who, name in names.items()}
-        pictures.append(figure(dots(_points(score, scored), score, "instruct")))
+        both = {name: (its[who]["mean"], its[who]["interval_95"]) for who, name in names.items()}
+        pictures.append(figure(dots(_points(score, both), score, "instruct")))
     said = [
         (name, f"{one['question']}  ({one['wanted']})\n", one[who])
         for one in _telling(result["asked"])
@@ -105,8 +104,8 @@ def mask(result: Result) -> Section:
 def _studied(name: str, told: Result) -> list[Html]:
     """The verdict of a study, its scores with their intervals, and what each arm cost."""
     able = [point for point in told["points"] if point["seeds"]]
-    shown = [figure(dots(able, score, name)) for score in able[0]["scores"]] if able else []
-    pairs = [paragraph(sentence(pair)) for pair in told["comparisons"]]
+    shown = scored(able, name) if able else []
+    pairs = [pair_table(told["comparisons"])] if told["comparisons"] else []
     spent = [folded("What it costs", costs(able))] if able else []
     again = folded("Do it again, or in full with --size cpu", code(told["command"]))
     return [paragraph(told["verdict"]), *shown, *pairs, *spent, again]
