@@ -62,7 +62,21 @@ def numbers_page() -> str:
     return "\n\n".join(pages) + "\n"
 
 
-IDENTITY = ("benchmark", "text", "bytes", "pair", "threads", "vocab_size", "workers", "megabytes", "config", "case")
+IDENTITY = (
+    "benchmark",
+    "text",
+    "bytes",
+    "pair",
+    "threads",
+    "vocab_size",
+    "workers",
+    "megabytes",
+    "config",
+    "case",
+    "split",
+    "arm",
+    "dtype",
+)
 MACHINE = ("benchmark", "command", "cpu", "cores", "versions")
 
 
