@@ -13,6 +13,7 @@ from firsthand.errors import ConfigError, ModelError
 from firsthand.infer.codes import FORMS, own, rounding
 from firsthand.infer.draw import draw
 from firsthand.infer.fast import Fast, available, rounded
+from firsthand.infer.team import LINE, PARKED, RUNG, STATE
 from firsthand.linear import lora
 from firsthand.linear.kinds import change
 from firsthand.linear.shrink import shrink
@@ -293,11 +294,19 @@ def test_an_interrupt_leaves_a_usable_engine():
     model = model_of("odd")
     engine, ids = Fast(model, "int8", threads=2), text_for(model)
     want, cache = after(Fast(model, "int8", threads=1), ids), engine.new_cache()
-    threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+    caught = threading.Event()
+
+    def interrupt():
+        while not caught.wait(0.05):  # again, for Python forgets one that comes while something is being finalised
+            signal.raise_signal(signal.SIGINT)
+            caught.wait(1)
+
+    threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         while True:
             cache.rewind(0)
             after(engine, ids, cache)
+    caught.set()
     cache.rewind(min(int(cache.lengths[0]), len(ids) - 1))
     assert kit.gap(after(engine, ids[int(cache.lengths[0]) :], cache), want) < bound(want)
 
@@ -308,6 +317,10 @@ def test_helpers_park_and_come_back_and_end_with_the_engine():
     want = after(engine, ids)
     helper = next(thread for thread in threading.enumerate() if thread.name == f"firsthand-{id(engine.team)}-1")
     helper.join(0.3)  # long enough to park
+    assert torch.equal(after(engine, ids), want)
+    helper.join(0.3)
+    assert engine.team.lines[LINE + STATE] == PARKED
+    engine.team.lines[LINE + STATE] = RUNG  # an interrupt came between the claim and the bell
     assert torch.equal(after(engine, ids), want)
     del engine
     gc.collect()

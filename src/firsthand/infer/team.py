@@ -9,14 +9,15 @@ more than cores, the one that is waited for may not be running at all: after som
 Each helper has a state, changed by single uninterruptible instructions:
 
     PARKED   sleeps in Python, on a semaphore; somebody must wake it
-    RUNG     was woken, and is on its way
+    RUNG     must be woken, or is on its way
     READY    spins; will notice GO
     CLAIMED  spins, and may not park: a step is about to begin
     GO       works; then READY
 
 The leader claims all helpers first and begins only if it got all. Otherwise it gives back those it has, returns to
-Python, wakes who is parked, and tries again. All of a step, from the first claim to the last barrier, happens in one
-call of compiled code: an interrupt comes before it or after it, never in between.
+Python, rings whoever is RUNG, and tries again. All of a step, from the first claim to the last barrier, happens in one
+call of compiled code: an interrupt comes before it or after it, never in between. Python changes no state, so one that
+comes before a bell costs nothing: the next step rings it.
 """
 
 import threading
@@ -135,7 +136,12 @@ def meet(lines, thread, threads):
 
 @lean
 def claim(lines, threads):
-    """Make all helpers ready to begin: whether all of them were awake; else none is claimed."""
+    """Make all helpers ready to begin: whether all of them were awake; else none is claimed, and sleepers are RUNG."""
+    asleep = 0
+    for helper in range(1, threads):
+        asleep += exchange(lines, helper * LINE + STATE, PARKED, RUNG)
+    if asleep:
+        return False
     for helper in range(1, threads):
         asked = 0
         while not exchange(lines, helper * LINE + STATE, READY, CLAIMED):
@@ -202,13 +208,10 @@ class Team:
 
     def step(self) -> None:
         """One step by all."""
-        while True:
+        while not self.work(0, self.lines, *self.arguments):
             for thread, bell in enumerate(self.bells):
-                if thread and self.lines[thread * LINE + STATE] == PARKED:
-                    self.lines[thread * LINE + STATE] = RUNG
+                if self.lines[thread * LINE + STATE] == RUNG:  # the leader never is
                     bell.release()
-            if self.work(0, self.lines, *self.arguments):
-                return
 
     def close(self) -> None:
         """End the helpers; they notice within milliseconds."""
