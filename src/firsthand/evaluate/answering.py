@@ -13,7 +13,6 @@ from firsthand.infer.draw import evaluating
 from firsthand.infer.generate import Sampling, Writer
 from firsthand.model.cache import StaticCache
 from firsthand.model.gpt import GPT
-from firsthand.objectives.base import IGNORE
 from firsthand.objectives.preference import answer_logps
 from firsthand.objectives.rows import Example, rows
 from firsthand.tokenizer.chat import Chat, Turn
@@ -43,7 +42,7 @@ def answer_loss(model: GPT, examples: Sequence[Example], batch_size: int = 8) ->
             chosen = order[first : first + batch_size]
             batch = rows([examples[at] for at in chosen]).to(device)
             nats[chosen] = -answer_logps(model, batch).double().cpu().numpy()
-            counts[chosen] = (batch.targets != IGNORE).sum(dim=1).cpu().numpy()
+            counts[chosen] = batch.learned.cpu().numpy()
 
     def mean(drawn: np.ndarray) -> float:
         return float(nats[drawn].sum() / counts[drawn].sum())

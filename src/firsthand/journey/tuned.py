@@ -22,6 +22,7 @@ from firsthand.run.verdict import AGAINST, gained, share
 from firsthand.study.lora_rank import lora_rank
 from firsthand.study.mask import mask
 from firsthand.study.runs import read_lines
+from firsthand.study.spam import FRAME
 from firsthand.study.study import Study, carry_out
 
 MESSAGES, PREFERRED, GENERAL = "sms-spam", "preference-data", "pydocs"
@@ -33,7 +34,7 @@ ADAPTERS = ("task.thaw=lora", "lora.rank=8", "train.warmup=2")
 SPAM = (
     "task.kind=classify",
     "task.thaw=block",
-    "task.frame={text}\nIs this message ham or spam? It is",
+    FRAME,
     "data.split=leak-free",
     "data.balance=all",
     "data.test_fraction=0.3",

@@ -139,8 +139,9 @@ class GPT(nn.Module):
         """Where the tokens stand, (T,) or, of several texts in a row, (B, T), and what every block is told of it."""
         T, window = x.shape[1], self.config.window
         if positions is not None:
-            check_room(0, int(positions.max()) + 1, self.config.context_length)
-            return positions, Pass(self._rotary(positions), None, None, Apart(positions, window, self.attend))
+            apart = Apart(positions, window, self.attend)
+            check_room(0, apart.longest, self.config.context_length)
+            return positions, Pass(self._rotary(positions), None, None, apart)
         check_room(0, T, self.config.context_length)
         at = torch.arange(T, device=x.device)
         mask = None if (window or T) >= T else visible(at, at, window)

@@ -46,6 +46,11 @@ class Batch:
         ids = self.inputs.flatten()
         return [ids[at : at + length] for at, length in zip(self.starts.tolist(), self.lengths.tolist(), strict=True)]
 
+    @property
+    def learned(self) -> Tensor:
+        """How many targets of every text are learned, where targets are tokens: (N,)."""
+        return self.by_text((self.targets != IGNORE).long())
+
     def by_text(self, values: Tensor) -> Tensor:
         """The sums over every text, of values that are 0 where there is padding: (B, T) -> (N,)."""
         if self.positions is None:

@@ -133,7 +133,7 @@ class Preference:
         """The sum over the pairs, and sums of what is worth watching: rewards, margins, log-probabilities."""
         logps = answer_logps(model, batch, self.trunk)
         base = self._reference_logps(model, batch) if self.kind in REFERENCE else None
-        scores = self.scores(logps, base, batch.by_text((batch.targets != IGNORE).long()))
+        scores = self.scores(logps, base, batch.learned)
         return Loss(self.each(*scores.chunk(2)).sum(), self._watched(logps.detach(), scores.detach()))
 
     def scores(self, logps: Tensor, base: Tensor | None, tokens: Tensor) -> Tensor:

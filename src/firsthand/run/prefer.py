@@ -102,7 +102,6 @@ def said(objective: "Preference", bundle: "Bundle", rows: Sequence) -> tuple[np.
     import torch
 
     from firsthand.infer.draw import evaluating
-    from firsthand.objectives.base import IGNORE
     from firsthand.objectives.preference import answer_logps
 
     found, tokens = [], []
@@ -110,7 +109,7 @@ def said(objective: "Preference", bundle: "Bundle", rows: Sequence) -> tuple[np.
         for first in range(0, len(rows), BATCH):
             batch = objective.collate(rows[first : first + BATCH]).to(bundle.model.embed.weight.device)
             found.append(answer_logps(bundle.model, batch).double().cpu().view(2, -1))
-            tokens.append(batch.by_text((batch.targets != IGNORE).long()).cpu().view(2, -1))
+            tokens.append(batch.learned.cpu().view(2, -1))
     return torch.cat(found, dim=1).numpy(), torch.cat(tokens, dim=1).numpy()
 
 

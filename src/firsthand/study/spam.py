@@ -16,6 +16,7 @@ from firsthand.study.study import Size, Study, nothing_more
 from firsthand.study.sweep_page import costs, endings, pair_table, scored
 from firsthand.study.work import Result
 
+FRAME = "task.frame={text}\nIs this message ham or spam? It is"  # the label is read at the last of these words
 SPLITS = ("leak-free", "leaky")
 BASE = "last block"
 ARMS = {  # what differs from one arm to the next
@@ -44,7 +45,7 @@ ALWAYS = (
     "data.source=sms-spam",
     "data.balance=all",
     "train.eval_every=0",
-    "task.frame={text}\nIs this message ham or spam? It is",
+    FRAME,
 )
 
 
