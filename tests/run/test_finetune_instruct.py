@@ -8,12 +8,14 @@ import torch
 from talkers import END, SHAPE, THINGS, WORDS, everything, jsonl, place, same, speaker, text
 
 from firsthand.checkpoint import bundle
+from firsthand.data.tasks import tasks
 from firsthand.errors import ConfigError, DataError, ModelError
 from firsthand.evaluate.answering import answer_loss, replies
 from firsthand.infer.generate import Sampling, Writer
 from firsthand.linear.shrink import shrink
 from firsthand.model import sizes
 from firsthand.run import finetune as tuning
+from firsthand.run.instruct import verified
 from firsthand.run.tuning import read_tuning
 from firsthand.tokenizer.chat import Chat, Turn
 
@@ -116,6 +118,13 @@ def test_tasks_can_be_asked_besides(run, words, tmp_path):
     assert "tasks_solved" not in run.report["test"]
     with pytest.raises(ConfigError, match=r"the test part is tasks already; use task\.asked"):
         tuning.finetune(*asked, "data.source=tasks", place(tmp_path / "c"))
+
+
+def test_an_answer_in_a_sentence_names_a_solution_and_is_none():
+    given = tasks("test")[:3]
+    said = [given[0].answer, f"I think that it is {given[1].answer}, indeed.", "Nobody knows."]
+    examples = verified(given, {"model": said})["examples"]
+    assert (examples["tasks_solved"], examples["tasks_named"]) == ([1, 0, 0], [1, 1, 0])
 
 
 def test_a_frozen_trunk_gives_the_loss_of_the_whole_model(words, tmp_path, monkeypatch):
